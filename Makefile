@@ -1,0 +1,62 @@
+# Every target sets itself up from Python, make and a network. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: help setup run test test-unit lint format bench lock clean debian
+help:            ## Shows this.
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY)  ## Makes the environment: exactly the locked versions, every hash checked.
+$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "sentence-streams needs Python 3.11 to 3.13; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "Setting up $(VENV): some GB with torch, a minute or two the first time ..." >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+run: $(READY)    ## Starts everything embedded, streams a text file through it, shows what came out.
+	@$(BIN)/sentence-streams dev agents/samples/sentences.txt
+
+test: $(READY) debian ## Runs every test this machine can run, and says which it could not.
+	@$(BIN)/python -m pytest --cov --cov-report= tests
+	@$(BIN)/python -m coverage combine --quiet --keep 2>/dev/null || true
+	@$(BIN)/python -m coverage report
+
+test-unit: $(READY) ## The tests that need no broker: seconds, not minutes.
+	@$(BIN)/python -m pytest -q tests/unit
+
+debian:          # kcat is the client in the tests that is not ours; without it they say so and are skipped.
+	@command -v kcat >/dev/null || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+		&& apt-get update -qq && apt-get install -y -qq kcat; } >/dev/null 2>&1 \
+		|| echo "kcat is not here and cannot be installed: its tests will be skipped" >&2
+
+lint: $(READY)   ## Formatting, lint, types, layers.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Formats the code.
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: $(READY)  ## Measures the figures that README quotes.
+	@$(BIN)/python -m benchmarks
+
+lock: $(READY)   ## Renews the lock files.
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
+		--extra dev --extra bundled-model -o requirements/dev.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
+		--extra bundled-model -o requirements/run.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header requirements/bootstrap.in \
+		-o requirements/bootstrap.txt
+
+clean:           ## Removes the environment and what tests left.
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* dist

@@ -1,0 +1,1 @@
+"""What a record is: contracts, frozen records, the codec between them, registry, headers and errors."""

@@ -1,0 +1,116 @@
+"""The records that travel on the topics: frozen, slotted, fields in the order of their Avro contracts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Overflow(StrEnum):
+    """What to do with a text that has more tokens than the model reads."""
+
+    TRUNCATE = "truncate"
+    REJECT = "reject"
+
+
+class ScoreStatus(StrEnum):
+    """Whether the scorer itself answered, or a default answer stands in."""
+
+    OK = "ok"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence to embed and, where scorers are named, to score."""
+
+    id: str
+    text: str
+    #: Alias of the model; None means the worker's default.
+    model: str | None = None
+    #: Leading dimensions to keep; None keeps all.
+    dimensions: int | None = None
+    scorers: tuple[str, ...] = ()
+    overflow: Overflow = Overflow.TRUNCATE
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a sentence was first read: the original record's coordinates, also after a replay or redrive."""
+
+    topic: str
+    partition: int
+    offset: int
+    #: Milliseconds since 1970 UTC.
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedding:
+    """The vector of one sentence, with all that is needed to make it again.
+
+    Two embeddings are equal when every field is, the vector value by value.
+    """
+
+    id: str
+    sentence_id: str
+    scorers: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    #: None where a setting withholds it.
+    text: str | None = None
+    model: str
+    revision: str
+    weights_digest: str
+    dimensions: int
+    token_count: int
+    truncated: bool
+    precision: str
+    cached: bool = False
+    source: Source
+    #: Milliseconds since 1970 UTC.
+    embedded_at: int
+    #: float32, shape (dimensions,).
+    vector: NDArray[np.float32]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Embedding):
+            return NotImplemented
+        same = all(getattr(self, name) == getattr(other, name) for name in _EMBEDDING_SCALARS)
+        return same and np.array_equal(self.vector, other.vector, equal_nan=True)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+_EMBEDDING_SCALARS = tuple(each.name for each in fields(Embedding) if each.name != "vector")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What one scorer says about one sentence."""
+
+    id: str
+    sentence_id: str
+    scorer: str
+    scorer_version: str
+    #: The label with the highest score.
+    label: str
+    score: float
+    #: Every label with its score.
+    labels: Mapping[str, float] = field(default_factory=dict, hash=False)
+    status: ScoreStatus = ScoreStatus.OK
+    #: Why the answer is a fallback; None where it is not.
+    reason: str | None = None
+    model: str
+    revision: str
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    source: Source
+    #: Milliseconds since 1970 UTC.
+    scored_at: int
+
+
+#: Any record this product reads or writes.
+Record = Sentence | Embedding | Score

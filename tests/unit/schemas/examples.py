@@ -1,0 +1,181 @@
+"""Records to test with, hypothesis strategies for them, and values written by a library that is not ours."""
+
+import io
+import json
+from typing import Any
+
+import fastavro
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from schemas.codec import Codec
+from schemas.contracts import FILES, current
+from schemas.framing import confluent
+from schemas.records import Embedding, Overflow, Score, ScoreStatus, Sentence, Source
+from schemas.registry import WriterSchema
+from schemas.testing import FakeRegistry
+
+SOURCE = Source("sentence.requests", 3, 17, 1_700_000_000_000)
+SENTENCE = Sentence("s-1", "Ein Satz.", "small", 128, ("topic", "mood"), Overflow.REJECT, {"lang": "de", "page": "7"})
+EMBEDDING = Embedding(
+    id="e-1",
+    sentence_id="s-1",
+    scorers=("topic",),
+    metadata={"lang": "de"},
+    text="Ein Satz.",
+    model="small",
+    revision="1110a243",
+    weights_digest="53aa5117",
+    dimensions=3,
+    token_count=5,
+    truncated=False,
+    precision="float32",
+    cached=True,
+    source=SOURCE,
+    embedded_at=1_700_000_000_123,
+    vector=np.array([0.5, -0.25, 0.125], np.float32),
+)
+SCORE = Score(
+    id="c-1",
+    sentence_id="s-1",
+    scorer="topic",
+    scorer_version="1",
+    label="sea",
+    score=0.75,
+    labels={"sea": 0.75, "land": 0.25},
+    status=ScoreStatus.FALLBACK,
+    reason="timeout",
+    model="small",
+    revision="1110a243",
+    metadata={"lang": "de"},
+    source=SOURCE,
+    scored_at=1_700_000_000_456,
+)
+RECORDS = (SENTENCE, EMBEDDING, SCORE)
+
+_text = st.text(st.characters(codec="utf-8"), max_size=40)
+_name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+_names = st.lists(_name, max_size=4).map(tuple)
+_notes = st.dictionaries(_name, _text, max_size=4)
+_int = st.integers(-(2**31), 2**31 - 1)
+_count = st.integers(0, 2**31 - 1)
+_long = st.integers(-(2**63), 2**63 - 1)
+_number = st.floats(allow_nan=False)
+
+sources = st.builds(Source, _text, _int, _long, _long)
+sentences = st.builds(
+    Sentence,
+    id=st.text(st.characters(codec="utf-8"), min_size=1, max_size=60),
+    text=_text.filter(lambda text: text and not text.isspace()),
+    model=st.none() | _text,
+    dimensions=st.none() | st.integers(1, 2**31 - 1),
+    scorers=_names,
+    overflow=st.sampled_from(Overflow),
+    metadata=_notes,
+)
+vectors = arrays.arrays(np.float32, st.integers(0, 70), elements=st.floats(width=32))
+
+
+@st.composite
+def embeddings(draw: st.DrawFn) -> Embedding:
+    """Any embedding whose vector has as many values as it says; the values may be NaN or infinite."""
+    vector = draw(vectors)
+    return Embedding(
+        id=draw(_text),
+        sentence_id=draw(_text),
+        scorers=draw(_names),
+        metadata=draw(_notes),
+        text=draw(st.none() | _text),
+        model=draw(_text),
+        revision=draw(_text),
+        weights_digest=draw(_text),
+        dimensions=len(vector),
+        token_count=draw(_count),
+        truncated=draw(st.booleans()),
+        precision=draw(_text),
+        cached=draw(st.booleans()),
+        source=draw(sources),
+        embedded_at=draw(_long),
+        vector=vector,
+    )
+
+
+scores = st.builds(
+    Score,
+    id=_text,
+    sentence_id=_text,
+    scorer=_text,
+    scorer_version=_text,
+    label=_text,
+    score=_number,
+    labels=st.dictionaries(_name, _number, max_size=4),
+    status=st.sampled_from(ScoreStatus),
+    reason=st.none() | _text,
+    model=_text,
+    revision=_text,
+    metadata=_notes,
+    source=sources,
+    scored_at=_long,
+)
+records = sentences | embeddings() | scores
+
+
+def codecs() -> tuple[Codec, Codec]:
+    """A codec without a registry and one with."""
+    return Codec(), Codec(FakeRegistry())
+
+
+def schema_of(kind: type) -> dict[str, Any]:
+    """Our schema of a record as JSON, to be changed at will."""
+    source: dict[str, Any] = json.loads(current(kind).text)
+    return source
+
+
+def field_of(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """One field of a record's schema."""
+    return next(field for field in schema["fields"] if field["name"] == name)
+
+
+def with_field(kind: type, name: str, type_: Any) -> dict[str, Any]:
+    """Our schema with another type for one field."""
+    schema = schema_of(kind)
+    field_of(schema, name)["type"] = type_
+    field_of(schema, name).pop("default", None)
+    return schema
+
+
+def without_field(kind: type, name: str) -> dict[str, Any]:
+    """Our schema less one field."""
+    schema = schema_of(kind)
+    schema["fields"].remove(field_of(schema, name))
+    return schema
+
+
+def bare(schema: Any, datum: Any) -> bytes:
+    """A datum as bare Avro, written by fastavro."""
+    out = io.BytesIO()
+    # fastavro keeps named types between calls unless the schema is parsed apart.
+    fastavro.schemaless_writer(out, fastavro.parse_schema(schema, named_schemas={}), datum)
+    return out.getvalue()
+
+
+def registered(schema: Any, data: bytes, language: str = "AVRO") -> tuple[Codec, bytes]:
+    """A codec whose registry has this schema, and a value that says the schema wrote these bytes."""
+    registry = FakeRegistry()
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    return Codec(registry), confluent(registry.add(WriterSchema(text, language))) + data
+
+
+def datum_of(record: Any) -> dict[str, Any]:
+    """A record as fastavro wants it."""
+    names = [field["name"] for field in schema_of(type(record))["fields"]]
+    datum = {name: getattr(record, name) for name in names}
+    if "source" in datum:
+        datum["source"] = {name: getattr(record.source, name) for name in Source.__slots__}
+    if "vector" in datum:
+        datum["vector"] = record.vector.tolist()
+    return datum
+
+
+assert {type(record) for record in RECORDS} == set(FILES)
