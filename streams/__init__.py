@@ -1,0 +1,1 @@
+"""How records move and what is done to them; every part runs in a test without a broker."""

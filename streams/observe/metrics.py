@@ -1,0 +1,122 @@
+"""Every metric of the product, typed: a wrong name fails the type check, not the dashboard."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.samples import Sample
+
+from schemas.errors import Reject
+from streams.lanes import Lane
+
+
+class Finished(Protocol):
+    """What the metrics read of a finished record; times are monotonic seconds."""
+
+    lane: Lane
+    refused: Reject | None
+    arrived: float
+    started: float
+    settled: float
+
+
+#: Seconds; from one sentence on an idle system (milliseconds) to an outage that is waited out.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """One process's metrics, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.records = Counter("streams_records", "Records acknowledged.", ["lane", "outcome"], registry=self.registry)
+        self.dead_letters = Counter(
+            "streams_dead_letters",
+            "Records sent to the dead-letter topic.",
+            ["stage", "reason"],
+            registry=self.registry,
+        )
+        self.batch_rows = Histogram(
+            "streams_batch_rows", "Rows of a micro-batch.", ["stage"], buckets=ROWS, registry=self.registry
+        )
+        self.tokens = Counter(
+            "streams_batch_tokens",
+            "Tokens in micro-batches: of texts, and of padding.",
+            ["stage", "kind"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "streams_stage_seconds",
+            "Seconds a record's batch spent in a step: prepare, queue, run, publish; total from fetch to receipt.",
+            ["stage", "step"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.lag = Gauge(
+            "streams_lag_records",
+            "Committed-to-end distance of an assigned partition.",
+            ["lane", "partition"],
+            registry=self.registry,
+        )
+        self.token_lag = Gauge(
+            "streams_lag_tokens",
+            "The lag in tokens, at the mean length seen so far.",
+            ["lane", "partition"],
+            registry=self.registry,
+        )
+        self.queued = Gauge("streams_queue_records", "Records waiting for the model.", ["lane"], registry=self.registry)
+        self.queued_tokens = Gauge(
+            "streams_queue_tokens", "Tokens waiting for the model.", ["lane"], registry=self.registry
+        )
+        self.commits = Counter("streams_commits", "Offset commits.", ["outcome"], registry=self.registry)
+        self.publish_retries = Counter(
+            "streams_publish_retries",
+            "Tries to publish that failed and were repeated.",
+            registry=self.registry,
+        )
+        self.rebalances = Counter("streams_rebalances", "Assignments received from the group.", registry=self.registry)
+        self.model = Gauge(
+            "streams_model_info",
+            "1 for the model that is served.",
+            ["model", "revision", "digest", "precision"],
+            registry=self.registry,
+        )
+
+    def batch(self, stage: str, sizes: Sequence[int], seconds: float) -> None:
+        """Notes one micro-batch: the tokens of each row, and how long the stage ran."""
+        if not sizes:
+            return
+        real = sum(sizes)
+        self.batch_rows.labels(stage).observe(len(sizes))
+        self.tokens.labels(stage, "text").inc(real)
+        self.tokens.labels(stage, "padding").inc(len(sizes) * max(sizes) - real)
+        self.seconds.labels(stage, "run").observe(seconds)
+
+    def finished(self, stage: str, head: Sequence[Finished], now: float) -> None:
+        """Notes what one partition acknowledged together; its first record stands for the timings of all."""
+        first, refused = head[0], [item.refused for item in head if item.refused]
+        lane = first.lane.name
+        self.records.labels(lane, "answered").inc(len(head) - len(refused))
+        for reason in refused:
+            self.records.labels(lane, "dead_letter").inc()
+            self.dead_letters.labels(reason.stage, reason.reason).inc()
+        self.seconds.labels(stage, "queue").observe(first.started - first.arrived)
+        self.seconds.labels(stage, "publish").observe(now - first.settled)
+        self.seconds.labels(stage, "total").observe(now - first.arrived)
+
+    def mean_tokens(self, stage: str) -> float:
+        """Returns the mean tokens of a record so far; 1 before the first."""
+        rows = sum(sample.value for sample in self._samples(self.batch_rows, stage, "_sum"))
+        tokens = sum(
+            sample.value for sample in self._samples(self.tokens, stage, "_total") if sample.labels["kind"] == "text"
+        )
+        return tokens / rows if rows else 1.0
+
+    def _samples(self, metric: Counter | Histogram, stage: str, suffix: str) -> Iterator[Sample]:
+        return (
+            sample
+            for family in metric.collect()
+            for sample in family.samples
+            if sample.name.endswith(suffix) and sample.labels.get("stage") == stage
+        )

@@ -1,0 +1,235 @@
+"""Publishing with receipts: idempotent, compressed, in order, and patient with a broker that is away."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidMessageError,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    RecordListTooLargeError,
+    UnknownTopicOrPartitionError,
+)
+from aiokafka.partitioner import murmur2
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from schemas.errors import Reject, ResultTooLarge, Retry
+from streams.observe.metrics import Metrics
+from streams.records import Outgoing, TopicPartition
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of one produce batch before compression. Some hundred vectors of 1.5 KB share a request, and the batch
+#: stays under the 1 MB that a broker accepts by default.
+BATCH_BYTES = 256 * 1024
+#: The broker refuses these for the records' own size or content; sending them again cannot help.
+REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError)
+#: The broker lost track of this producer; only a new one can go on.
+LOST_TRACK = (OutOfOrderSequenceNumber, ProducerFenced)
+#: Seconds that what is under way gets when a producer is closed: with the broker away a flush never ends.
+CLOSE_TIMEOUT = 2.0
+BACKOFF = wait_random_exponential(multiplier=0.1, max=10)
+
+
+class BrokerUnavailable(Retry):
+    """The broker does not take records at the moment."""
+
+
+def partition_of(record: Outgoing, partitions: int, turn: Iterator[int]) -> int:
+    """Picks the partition as the Java client does: murmur2 of the key; `turn` where there is none."""
+    if record.partition is not None:
+        return record.partition
+    if record.key is None:
+        return next(turn) % partitions
+    return int(murmur2(record.key) & 0x7FFFFFFF) % partitions
+
+
+class _Ticket:
+    """What one `publish` call waits for."""
+
+    __slots__ = ("done", "open", "refused")
+
+    def __init__(self, records: int) -> None:
+        self.open = records
+        self.refused: dict[int, Reject] = {}
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self) -> None:
+        self.open -= 1
+        if not self.open and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self.done.cancel()
+        elif not self.done.done():
+            self.done.set_exception(error)
+
+
+#: A record to send, its index in the call it came with, and the call's ticket.
+_Letter = tuple[Outgoing, int, _Ticket]
+
+
+class KafkaPublisher:
+    """Publishes through one idempotent aiokafka producer.
+
+    There is a mailbox for each output partition: what gathers while a batch is under way is the next batch, so
+    load makes batches larger, order is kept, and a partition without a leader holds up nobody else. A batch that
+    fails is sent again until the broker takes it; the pipeline's back-pressure stops the fetching meanwhile.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], metrics: Metrics, compression: str | None = "lz4") -> None:
+        """`connection`: bootstrap servers and security, as aiokafka names them."""
+        self._connection = connection
+        self._metrics = metrics
+        self._compression = compression
+        self._mailboxes: dict[TopicPartition, deque[_Letter]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._renewing = asyncio.Lock()
+        self._turn = count()
+
+    async def start(self) -> None:
+        """Connects; raises BrokerUnavailable where no broker answers."""
+        self._producer = await self._connect()
+
+    async def stop(self) -> None:
+        """Gives up what has no receipt yet, which cancels those who wait for it, and disconnects."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _close(self._producer)
+
+    async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
+        """Returns once each record has the broker's receipt or was refused for its own fault (index -> why)."""
+        if not records:
+            return {}
+        partitions = {topic: await self._partitions(topic) for topic in {record.topic for record in records}}
+        ticket = _Ticket(len(records))
+        for index, record in enumerate(records):
+            tp = TopicPartition(record.topic, partition_of(record, partitions[record.topic], self._turn))
+            mailbox = self._mailboxes.setdefault(tp, deque())
+            mailbox.append((record, index, ticket))
+            if len(mailbox) == 1:
+                self._spawn(tp, mailbox)
+        await ticket.done
+        return ticket.refused
+
+    async def reachable(self) -> bool:
+        """Returns whether a broker answered within a few seconds."""
+        try:
+            async with asyncio.timeout(3):
+                return bool(await self._producer.client.fetch_all_metadata())
+        except (KafkaError, TimeoutError):
+            return False
+
+    async def _partitions(self, topic: str) -> int:
+        """Returns how many partitions a topic has, waiting for the topic or the broker where they are away."""
+        async for attempt in self._retrying(f"partitions of {topic}"):
+            with attempt:
+                try:
+                    return len(await self._producer.partitions_for(topic))
+                except KafkaError as error:
+                    raise BrokerUnavailable(str(error) or repr(error)) from error
+        raise AssertionError("unreachable: the retry never ends")
+
+    # -- one mailbox ------------------------------------------------------------------------------------------
+
+    def _spawn(self, tp: TopicPartition, mailbox: deque[_Letter]) -> None:
+        task = asyncio.get_running_loop().create_task(self._empty(tp, mailbox))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _empty(self, tp: TopicPartition, mailbox: deque[_Letter]) -> None:
+        """Sends a mailbox batch by batch; letters leave it only with a receipt, so nobody spawns a second task."""
+        try:
+            await asyncio.sleep(0)  # let the callers of this turn of the loop fill the mailbox first
+            while mailbox:
+                async for attempt in self._retrying(f"{tp.topic}/{tp.partition}"):
+                    with attempt:
+                        await self._send(tp, mailbox)
+        except (Exception, asyncio.CancelledError) as error:  # a bug, or the end: whoever waits must hear of it
+            while mailbox:
+                mailbox.popleft()[2].fail(error)
+
+    async def _send(self, tp: TopicPartition, mailbox: deque[_Letter], most: int | None = None) -> None:
+        producer = self._producer
+        batch = producer.create_batch()
+        letters = 0
+        for record, _, _ in mailbox:
+            if letters == most or not batch.append(
+                timestamp=None, key=record.key, value=record.value, headers=list(record.headers)
+            ):
+                break
+            letters += 1
+        try:
+            await (await producer.send_batch(batch, tp.topic, partition=tp.partition))
+        except REFUSED as error:
+            if letters > 1:
+                await self._send(tp, mailbox, letters // 2)
+                return
+            record, index, ticket = mailbox[0]
+            ticket.refused[index] = ResultTooLarge(
+                f"the broker refuses a record of {len(record.value or b'')} bytes on {tp.topic}: {error!r}"
+            )
+        except LOST_TRACK as error:
+            await self._renew(producer)
+            raise BrokerUnavailable(repr(error)) from error
+        except UnknownTopicOrPartitionError as error:
+            raise BrokerUnavailable(
+                f"{tp.topic}/{tp.partition} does not exist: run `sentence-streams provision`"
+            ) from error
+        except KafkaError as error:
+            raise BrokerUnavailable(str(error) or repr(error)) from error
+        for _ in range(letters):
+            mailbox.popleft()[2].settle()
+
+    async def _renew(self, producer: AIOKafkaProducer) -> None:
+        async with self._renewing:
+            if producer is self._producer:
+                self._producer = await self._connect()
+                await _close(producer)
+
+    async def _connect(self) -> AIOKafkaProducer:
+        producer = self._new()
+        try:
+            await producer.start()
+        except KafkaError as error:
+            await producer.stop()
+            raise BrokerUnavailable(f"no broker answers at {self._connection['bootstrap_servers']}: {error}") from error
+        return producer
+
+    def _retrying(self, what: str) -> AsyncRetrying:
+        def waiting(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            self._metrics.publish_retries.inc()
+            log.warning("publish-waits", target=what, attempt=state.attempt_number, error=str(error))
+
+        return AsyncRetrying(retry=retry_if_exception_type(Retry), wait=BACKOFF, before_sleep=waiting)
+
+    def _new(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self._connection,
+            acks="all",
+            enable_idempotence=True,
+            compression_type=self._compression,
+            max_batch_size=BATCH_BYTES,
+            linger_ms=0,  # what is ready together is already one batch
+            request_timeout_ms=30_000,
+        )
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    closing = asyncio.get_running_loop().create_task(producer.stop())
+    done, _ = await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+    if not done:
+        await producer._sender.close()
+        producer._message_accumulator.fail_all(KafkaConnectionError("the producer was closed"))
+    await closing

@@ -1,0 +1,50 @@
+"""What comes in and what goes out, as Kafka sees it: bytes with coordinates."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Record(Protocol):
+    """A consumed record; aiokafka's `ConsumerRecord` is one."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since the epoch."""
+        ...
+
+    @property
+    def timestamp_type(self) -> int:
+        """0: set by the producer, 1: by the broker."""
+        ...
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
+class Outgoing(NamedTuple):
+    """A record to publish. Its partition follows from the key, as every Kafka client computes it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+class TopicPartition(NamedTuple):
+    """A partition's coordinates; equal to (and hashed like) the tuples aiokafka and Faust use."""
+
+    topic: str
+    partition: int

@@ -1,0 +1,1 @@
+"""Vectors (or texts) become labels: the scorer protocol and the scorers."""

@@ -1,0 +1,85 @@
+"""Scorers from a TOML or YAML file: each table is a scorer, each of its labels a list of example sentences.
+
+In TOML (see `agents/samples/labels.toml`):
+
+    [similarity.labels]
+    nature = ["The river ran high after the rain.", "Larks rose from the field."]
+    travel = ["We sailed at dawn."]
+
+The same tables and lists in YAML mean the same.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import StreamsError
+from streams.embedding.embedder import Embedder
+from streams.scoring.scorer import Scorer
+from streams.scoring.similarity import SimilarityScorer
+
+#: A scorer's name becomes part of record keys.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class ScorerFileError(StreamsError):
+    """The file of scorers is wrong; the message names file and key, in one line."""
+
+
+def load_scorers(path: Path, embedder: Embedder) -> dict[str, Scorer]:
+    """Scorers by name, their examples embedded with `embedder`. Raises ScorerFileError."""
+    tables = read_labels(path)
+    return {name: SimilarityScorer(name, labels, embedder) for name, labels in tables.items()}
+
+
+def read_labels(path: Path) -> dict[str, dict[str, list[str]]]:
+    """Example sentences by scorer and label, checked; needs no model. Raises ScorerFileError."""
+    tables = _table(path, "the file", _parse(path))
+    return {name: _labels(path, name, value) for name, value in tables.items()}
+
+
+def _parse(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix in {".yaml", ".yml"}:
+            return yaml.safe_load(text)
+    except OSError as error:
+        raise ScorerFileError(f"{path}: cannot read it: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ScorerFileError(f"{path}: {' '.join(str(error).split())}") from None
+    raise ScorerFileError(f"{path}: expected a file that ends in .toml, .yaml or .yml")
+
+
+def _labels(path: Path, name: str, value: Any) -> dict[str, list[str]]:
+    if not _NAME.fullmatch(name):
+        raise ScorerFileError(f"{path}: {name!r}: a scorer's name is letters, digits and . _ -, at most 64")
+    table = _table(path, name, value)
+    for key in table:
+        if key != "labels":
+            raise ScorerFileError(f"{path}: {name}.{key}: unknown key, expected labels")
+    labels = _table(path, f"{name}.labels", table.get("labels"))
+    return {label: _sentences(path, f"{name}.labels.{label}", value) for label, value in labels.items()}
+
+
+def _sentences(path: Path, key: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not value:
+        raise ScorerFileError(f"{path}: {key}: expected a list of example sentences, got {value!r:.60}")
+    for number, sentence in enumerate(value, start=1):
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise ScorerFileError(f"{path}: {key}: example {number}: not a sentence: {sentence!r:.60}")
+    return value
+
+
+def _table(path: Path, key: str, value: Any) -> dict[str, Any]:
+    """A non-empty table whose keys are text (YAML has other keys too)."""
+    if not isinstance(value, dict) or not value:
+        raise ScorerFileError(f"{path}: {key}: expected a table with something in it, got {value!r:.60}")
+    for inner in value:
+        if not isinstance(inner, str):
+            raise ScorerFileError(f"{path}: {key}: {inner!r} is not text; put it in quotes")
+    return value

@@ -1,0 +1,60 @@
+"""What a scorer is: something that gives each sentence a label and says how sure it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from schemas.errors import ScoringFailed
+
+Needs = Literal["vector", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One sentence's score."""
+
+    #: The winning label.
+    label: str
+    #: Its value in `labels`.
+    score: float
+    #: Every label's value; what it means (cosine, probability) is the scorer's to say.
+    labels: Mapping[str, float]
+
+
+class Scorer(Protocol):
+    """Scores a batch at a time. Blocking; any number of threads may call it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same input could score differently."""
+        ...
+
+    @property
+    def needs(self) -> Needs:
+        """Which field of an embedding it reads."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """Digest of the weights whose vectors it understands; None where any will do (`needs` is "text")."""
+        ...
+
+    def score(self, inputs: Sequence[Any]) -> list[Verdict]:
+        """A verdict for each input, in order.
+
+        `inputs` is an array of unit vectors, shape (n, d), where the scorer needs vectors, else n texts.
+        Raises ScoringFailed when one of them cannot be scored; the others may work without it.
+        """
+        ...
+
+
+def require_model(scorer: Scorer, weights_digest: str) -> None:
+    """Raise ScoringFailed unless the scorer understands vectors of the model with these weights."""
+    if scorer.model is not None and scorer.model != weights_digest:
+        raise ScoringFailed(
+            f"scorer {scorer.name} understands vectors of the model with weights {scorer.model[:12]}, "
+            f"this one is of {weights_digest[:12]}"
+        )
