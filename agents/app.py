@@ -1,0 +1,182 @@
+"""The composition root: the one place where settings become real things."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import faust
+import structlog
+from faust.app.base import BootStrategy
+
+from agents.health import Health
+from agents.transport import Transport
+from schemas.confluent import ConfluentRegistry, RegistryAccess
+from schemas.registry import Registry
+from streams.dead_letters import DeadLetters
+from streams.lanes import Lane
+from streams.observe.metrics import Metrics
+from streams.pipeline import Pipeline
+from streams.publisher import KafkaPublisher
+from streams.settings import Settings
+from streams.stage import Stage
+
+log = structlog.get_logger(__name__)
+
+#: Fetches that may wait on a lane's channel; the lane's own room is what bounds memory.
+CHANNEL_FETCHES = 4
+
+
+class _ConsumerOnly(BootStrategy):
+    """Faust's own producer is not started: results go out through ours, which waits for receipts."""
+
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class StreamApp(faust.App):
+    """A Faust app whose consumer feeds a pipeline; `agents.transport` asks it for what is set here."""
+
+    BootStrategy = _ConsumerOnly
+
+    connection: dict[str, Any]
+    pipeline: Pipeline[Any]
+    channels: dict[str, Any]
+    metrics: Metrics
+    drain_timeout: float
+
+    def _create_directories(self) -> None:
+        """Nothing is kept on disk: the file system may be read-only."""
+
+
+def registry(settings: Settings) -> Registry | None:
+    """Returns the schema registry's client, or None where records carry fingerprints instead of ids."""
+    if settings.schema_registry_url is None:
+        return None
+    password = settings.schema_registry_password
+    access = RegistryAccess(
+        url=settings.schema_registry_url,
+        user=settings.schema_registry_username,
+        password=password.get_secret_value() if password else None,
+        cafile=str(settings.schema_registry_cafile) if settings.schema_registry_cafile else None,
+    )
+    return ConfluentRegistry(access.connect())
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """Returns what every aiokafka client needs to reach the brokers."""
+    return {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "client_id": f"sentence-streams-{os.getpid()}",
+        **settings.kafka_security().aiokafka(),
+    }
+
+
+class Worker:
+    """One process's stream: a Faust app with an agent for each lane, the pipeline behind it, health in front."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        group: str,
+        lanes: Iterable[Lane],
+        stage: Stage[Any],
+        metrics: Metrics,
+        budget: int,
+    ) -> None:
+        self._crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        link = connection(settings)
+        self._publisher = KafkaPublisher(link, metrics)
+        self.pipeline: Pipeline[Any] = Pipeline(
+            stage,
+            lanes := tuple(lanes),
+            self._publisher,
+            DeadLetters(settings.topic_dead_letters, group).make,
+            metrics,
+            budget=settings.token_budget or budget,
+            max_records=settings.queue_records,
+            max_bytes=settings.queue_bytes,
+            on_crash=self._crashed,
+        )
+        self.app = _app(settings, group, self.pipeline, metrics, link)
+        for lane in lanes:
+            _serve(self.app, stage.name, lane, self.pipeline)
+        self.health = Health(settings, self.app, self.pipeline, lanes, metrics, self._publisher)
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serves until SIGTERM or SIGINT, then leaves cleanly; raises what made the stream itself fail.
+
+        `ready` is called once the worker has joined its group.
+        """
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await self._start()
+        ready()
+        stopped = loop.create_task(stopping.wait())
+        faust_ended = loop.create_task(self.app.wait_until_stopped())
+        try:
+            await asyncio.wait({stopped, faust_ended, self._crash}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.health.leaving = True
+            await self._stop()
+            stopped.cancel()
+            faust_ended.cancel()
+        if self._crash.done():
+            raise self._crash.result()
+        if not stopping.is_set():
+            raise RuntimeError("the Faust app stopped by itself") from self.app.crash_reason
+
+    async def _start(self) -> None:
+        await self.health.start()
+        await self._publisher.start()
+        await self.pipeline.start()
+        await self.app.start()
+
+    async def _stop(self) -> None:
+        log.info("leaving", pending=self.pipeline.pending())
+        await self.app.stop()
+        await self.pipeline.stop()
+        await self._publisher.stop()
+        await self.health.stop()
+        log.info("left", pending=self.pipeline.pending())
+
+    def _crashed(self, error: BaseException) -> None:
+        log.critical("crashed", error=repr(error), exc_info=error)
+        if not self._crash.done():
+            self._crash.set_result(error)
+
+
+def _app(settings: Settings, group: str, pipeline: Pipeline[Any], metrics: Metrics, link: dict[str, Any]) -> StreamApp:
+    app = StreamApp(
+        group,
+        broker=[f"kafka://{server}" for server in settings.bootstrap_servers.split(",")],
+        store="memory://",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_wait_empty=True,
+        broker_session_timeout=settings.session_timeout,
+        broker_heartbeat_interval=settings.session_timeout / 4,
+        broker_commit_interval=settings.commit_interval,
+        broker_rebalance_timeout=settings.drain_timeout + settings.session_timeout,
+        stream_buffer_maxsize=CHANNEL_FETCHES,
+    )
+    app.transport = Transport(app.conf.broker_consumer, app)
+    app.connection, app.pipeline, app.metrics = link, pipeline, metrics
+    app.drain_timeout = settings.drain_timeout
+    app.channels = {}
+    return app
+
+
+def _serve(app: StreamApp, stage: str, lane: Lane, pipeline: Pipeline[Any]) -> None:
+    """Adds a lane's agent: it takes whole fetches from the lane's channel and hands them to the pipeline."""
+    app.topics.add(app.topic(lane.topic, value_type=bytes, value_serializer="raw"))
+    channel = app.channels[lane.topic] = app.channel(maxsize=CHANNEL_FETCHES)
+
+    async def agent(fetches: Any) -> None:
+        async for fetch in fetches.noack():
+            await pipeline.accept(*fetch)
+
+    app.agent(channel, name=f"{stage}-{lane.name}", concurrency=1)(agent)

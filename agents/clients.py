@@ -1,0 +1,53 @@
+"""What the command-line tools talk to, made from settings: brokers, registry, codec. No Faust here."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.schema_registry import SchemaRegistryClient
+
+from schemas.codec import Codec
+from schemas.confluent import ConfluentRegistry, RegistryAccess
+from schemas.errors import StreamsError
+from streams.brokers import admin
+from streams.lanes import LaneName
+from streams.settings import Settings
+
+
+class NoTopic(StreamsError):
+    """The broker has no such topic."""
+
+
+def broker(settings: Settings, timeout: float = admin.CONNECT_TIMEOUT) -> AdminClient:
+    """Returns an admin client that a broker has answered; raises BrokerUnreachable or BrokerRefused."""
+    return admin.connect(settings.bootstrap_servers, settings.kafka_security(), timeout)
+
+
+def registry_client(settings: Settings) -> SchemaRegistryClient | None:
+    """Returns the schema registry's client, not connected yet, or None where none is configured."""
+    if not settings.schema_registry_url:
+        return None
+    password, cafile = settings.schema_registry_password, settings.schema_registry_cafile
+    return RegistryAccess(
+        url=settings.schema_registry_url,
+        user=settings.schema_registry_username,
+        password=password.get_secret_value() if password else None,
+        cafile=str(cafile) if cafile else None,
+    ).connect()
+
+
+@contextmanager
+def codec(settings: Settings) -> Iterator[Codec]:
+    """Yields the codec that reads and writes as the settings say: with the registry, or with fingerprints."""
+    client = registry_client(settings)
+    with client or nullcontext():
+        yield Codec(ConfluentRegistry(client) if client else None)
+
+
+def request_topics(settings: Settings) -> Mapping[LaneName, str]:
+    """Returns the topic that feeds each lane, served here or not."""
+    return {
+        LaneName.BULK: settings.topic_requests,
+        LaneName.INTERACTIVE: settings.topic_interactive,
+        LaneName.REPLAY: settings.topic_replay,
+    }

@@ -1,0 +1,65 @@
+"""`sentence-streams dev`: the whole stream on one machine with nothing installed, and a demonstration of it."""
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from agents import demo
+from agents.supervisor import Supervisor
+from streams import topics
+from streams.brokers.admin import provision
+from streams.brokers.embedded import EmbeddedBroker
+from streams.settings import Settings
+
+
+def dev(settings: Settings, sentences: Path | None) -> int:
+    """Runs broker, worker and scorer; streams the file through when one is given. Returns the exit code.
+
+    On a terminal it serves until Ctrl-C; otherwise it ends after the demonstration, with 1 if anything is missing.
+    """
+    console = Console(stderr=True)
+    logs = Path(tempfile.mkdtemp(prefix="sentence-streams-"))
+    with EmbeddedBroker() as broker:
+        provision(broker.bootstrap_servers, topics.specs(settings))
+        try:
+            return asyncio.run(_serve(settings, broker.bootstrap_servers, sentences, logs, console))
+        except KeyboardInterrupt:
+            return 130
+
+
+async def _serve(settings: Settings, servers: str, sentences: Path | None, logs: Path, console: Console) -> int:
+    environment = {"STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_SCHEMA_REGISTRY_URL": ""}
+    async with Supervisor(logs, lambda line: console.print(f"[yellow]{line}")) as supervisor:
+        supervisor.start("worker", ["worker"], environment)
+        supervisor.start("scorer", ["score"], environment)
+        with console.status("Starting broker, worker and scorer; the model is loaded and checked ..."):
+            await supervisor.ready()
+        _tell(console, supervisor, servers, logs)
+        code = await demo.run(settings, servers, environment, sentences, console) if sentences else 0
+        if sentences is None or sys.stdout.isatty():
+            console.print("\nServing until Ctrl-C.")
+            await _interrupted()
+        return code
+
+
+async def _interrupted() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def _tell(console: Console, supervisor: Supervisor, servers: str, logs: Path) -> None:
+    lines: Mapping[str, str] = {
+        "broker": f"{servers}  (embedded, in memory: for trying, not for keeping)",
+        **{child.name: f"{child.url}/health/ready  {child.url}/metrics" for child in supervisor.children},
+        "logs": str(logs),
+        "try": f"echo 'A new sentence.' | STREAMS_BOOTSTRAP_SERVERS={servers} sentence-streams produce",
+    }
+    for name, line in lines.items():
+        console.print(f"[bold]{name:>8}[/bold]  {line}", soft_wrap=True, highlight=False)

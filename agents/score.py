@@ -1,0 +1,36 @@
+"""The scorer: reads embeddings and publishes what each scorer says of them."""
+
+import asyncio
+from importlib.resources import as_file, files
+
+from agents.app import Worker, registry
+from agents.embed import checked_embedder
+from schemas.codec import Codec
+from streams.lanes import Lane, LaneName
+from streams.observe.metrics import Metrics
+from streams.scoring.loader import load_scorers
+from streams.scoring.scorer import Scorer
+from streams.scoring.stage import ScoreStage
+from streams.settings import Settings
+
+#: Embeddings in a micro-batch: one matrix product, small beside decoding them.
+BATCH = 256
+
+
+def score(settings: Settings) -> None:
+    """Scores until it is told to leave; raises StreamsError where it cannot start."""
+    scorers = configured(settings)
+    asyncio.run(serve(settings, scorers))
+
+
+def configured(settings: Settings) -> dict[str, Scorer]:
+    """Loads the scorers; the model is only needed for their example sentences and is let go afterwards."""
+    with as_file(files("agents") / "samples" / "labels.toml") as bundled:
+        return load_scorers(settings.scorers_file or bundled, checked_embedder(settings))
+
+
+async def serve(settings: Settings, scorers: dict[str, Scorer]) -> None:
+    """Joins its own group on the embeddings and scores until SIGTERM."""
+    stage = ScoreStage(scorers, Codec(registry(settings)), settings.topic_scores)
+    lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
+    await Worker(settings, f"{settings.group}-score", [lane], stage, Metrics(), BATCH).run()
