@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from agents.clients import NoTopic, broker, codec, request_topics
-from agents.console import plural, progress, remark
+from agents.console import mute, plural, progress, remark
 from agents.show import Form, Item, Letter, printer, read_letter
 from schemas.codec import Codec
 from schemas.errors import Reject, StreamsError
@@ -102,7 +102,7 @@ def run(settings: Settings, job: Job) -> int:
             code = _print(reader, decode, kind, job)
             sys.stdout.flush()
         except BrokenPipeError:
-            sys.stderr.write("EPIPE\n")
+            mute()
             return 0
         finally:
             decode.tell()

@@ -1,6 +1,7 @@
 """The sample sentences that ship with the package."""
 
 from importlib.resources import files
+from io import BytesIO
 
 from agents.inputs import Defaults, Format, Given, rows
 
@@ -8,8 +9,7 @@ from agents.inputs import Defaults, Format, Given, rows
 def test_every_line_is_a_sentence() -> None:
     """Some thousand lines, each of which `produce` takes as a sentence; white space around them is kept."""
     file = files("agents") / "samples" / "sentences.txt"
-    with file.open("rb") as stream:
-        found = list(rows(stream, Format.TEXT, Defaults("sentences.txt"), 10_000))
+    found = list(rows(BytesIO(file.read_bytes()), Format.TEXT, Defaults("sentences.txt"), 10_000))
     assert len(found) > 2_000
     assert all(isinstance(row, Given) for row in found)
     texts = [row.sentence.text for row in found if isinstance(row, Given)]

@@ -689,13 +689,18 @@ async def test_records_are_counted_by_outcome(bench: Bench) -> None:
 
 
 async def test_every_step_of_a_record_is_timed(bench: Bench) -> None:
-    """Prepared, queued, run, published: each is observed once for one record."""
+    """Prepared, queued, run, published: each is observed once for one record, and the steps do not overlap."""
     await bench.feed(Request(0))
     await bench.finished()
     await settled(bench)
     count = bench.metrics.registry.get_sample_value
     for step in ("prepare", "queue", "run", "publish", "total"):
         assert count("streams_stage_seconds_count", {"stage": "fake", "step": step}) == 1
+    queue, publish, total = (
+        count("streams_stage_seconds_sum", {"stage": "fake", "step": step}) or 0.0
+        for step in ("queue", "publish", "total")
+    )
+    assert queue + publish <= total + 1e-9
 
 
 async def test_the_queue_of_a_lane_is_told_in_records_and_tokens() -> None:

@@ -24,13 +24,15 @@ Values = list[bytes | None]
 
 
 class FakeBatch:
-    """Takes five records."""
+    """Takes `capacity` records."""
+
+    capacity: ClassVar[int]
 
     def __init__(self) -> None:
         self.values: Values = []
 
     def append(self, *, timestamp: Any, key: Any, value: bytes | None, headers: Any) -> object:
-        if len(self.values) == 5:
+        if len(self.values) == self.capacity:
             return None
         self.values.append(value)
         return object()
@@ -88,6 +90,7 @@ def accept(producer: FakeProducer, partition: int, values: Values) -> None:
 @pytest.fixture(autouse=True)
 async def broker(monkeypatch: pytest.MonkeyPatch) -> type[FakeProducer]:
     """The fake in the place of aiokafka's producer, and no waiting between tries."""
+    FakeBatch.capacity = 5
     FakeProducer.made, FakeProducer.sent = [], []
     FakeProducer.unreachable, FakeProducer.unknown = [], []
     FakeProducer.behave = accept
@@ -220,6 +223,25 @@ async def test_a_refused_record_is_found_among_its_neighbours(
     assert sorted(refused) == [3, 5]
     assert all(isinstance(reason, ResultTooLarge) for reason in refused.values())
     assert [value for _, values in broker.sent for value in values] == [b"0", b"1", b"2", b"4", b"6"]
+
+
+@pytest.mark.parametrize("large", [0, 31, 63])
+async def test_a_refused_record_is_found_in_few_tries(
+    publisher: KafkaPublisher, broker: type[FakeProducer], large: int
+) -> None:
+    """Halving finds it; sending its neighbours one by one would take over a hundred tries."""
+    tries = 0
+
+    def behave(producer: FakeProducer, partition: int, values: Values) -> None:
+        nonlocal tries
+        tries += 1
+        if b"large" in values:
+            raise MessageSizeTooLargeError()
+
+    broker.behave, FakeBatch.capacity = behave, 64
+    sent = letters(*(b"large" if n == large else b"%d" % n for n in range(64)))
+    assert list(await publisher.publish(sent)) == [large]
+    assert tries < 40
 
 
 async def test_a_producer_that_the_broker_lost_track_of_is_replaced(
