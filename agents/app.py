@@ -12,15 +12,14 @@ from faust.app.base import BootStrategy
 
 from agents.health import Health
 from agents.transport import Transport
-from schemas.confluent import ConfluentRegistry, RegistryAccess
-from schemas.registry import Registry
 from streams.dead_letters import DeadLetters
 from streams.lanes import Lane
 from streams.observe.metrics import Metrics
-from streams.pipeline import Pipeline
+from streams.pipeline import Pipeline, Publisher
 from streams.publisher import KafkaPublisher
 from streams.settings import Settings
 from streams.stage import Stage
+from streams.transactions import TransactionalPublisher
 
 log = structlog.get_logger(__name__)
 
@@ -44,24 +43,11 @@ class StreamApp(faust.App):
     pipeline: Pipeline[Any]
     channels: dict[str, Any]
     metrics: Metrics
+    publisher: Publisher
     drain_timeout: float
 
     def _create_directories(self) -> None:
         """Nothing is kept on disk: the file system may be read-only."""
-
-
-def registry(settings: Settings) -> Registry | None:
-    """Returns the schema registry's client, or None where records carry fingerprints instead of ids."""
-    if settings.schema_registry_url is None:
-        return None
-    password = settings.schema_registry_password
-    access = RegistryAccess(
-        url=settings.schema_registry_url,
-        user=settings.schema_registry_username,
-        password=password.get_secret_value() if password else None,
-        cafile=str(settings.schema_registry_cafile) if settings.schema_registry_cafile else None,
-    )
-    return ConfluentRegistry(access.connect())
 
 
 def connection(settings: Settings) -> dict[str, Any]:
@@ -87,7 +73,11 @@ class Worker:
     ) -> None:
         self._crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         link = connection(settings)
-        self._publisher = KafkaPublisher(link, metrics)
+        self._publisher = (
+            TransactionalPublisher(link, metrics, group)
+            if settings.delivery == "exactly_once"
+            else KafkaPublisher(link, metrics)
+        )
         self.pipeline: Pipeline[Any] = Pipeline(
             stage,
             lanes := tuple(lanes),
@@ -98,8 +88,10 @@ class Worker:
             max_records=settings.queue_records,
             max_bytes=settings.queue_bytes,
             on_crash=self._crashed,
+            on_lost=lambda: self.app.consumer.rejoin(),
         )
         self.app = _app(settings, group, self.pipeline, metrics, link)
+        self.app.publisher = self._publisher
         for lane in lanes:
             _serve(self.app, stage.name, lane, self.pipeline)
         self.health = Health(settings, self.app, self.pipeline, lanes, metrics, self._publisher)

@@ -123,8 +123,8 @@ def _table(results: Results) -> Table:
     """A few results in a table: sentence, label, score, and the sentence whose vector is nearest."""
     table = Table(title="What came out (a few of them)", expand=True)
     for column, options in {
-        "sentence": {"ratio": 5}, "label": {"ratio": 1}, "score": {"justify": "right"},
-        "nearest neighbour": {"ratio": 5}, "cosine": {"justify": "right"},
+        "sentence": {"ratio": 1}, "label": {"min_width": 8}, "score": {"justify": "right"},
+        "nearest neighbour": {"ratio": 1}, "cosine": {"justify": "right"},
     }.items():  # fmt: skip
         table.add_column(column, no_wrap=True, overflow="ellipsis", **options)  # type: ignore[arg-type]
     embeddings = list(results.embeddings.values())

@@ -5,8 +5,8 @@ import time
 
 import structlog
 
-from agents.app import Worker, registry
-from schemas.codec import Codec
+from agents.app import Worker
+from agents.clients import codec
 from streams import topics
 from streams.embedding import golden
 from streams.embedding.embedder import Embedder
@@ -54,6 +54,6 @@ async def serve(settings: Settings, embedder: Embedder) -> None:
     """Joins the group and embeds until SIGTERM."""
     metrics = Metrics()
     metrics.model.labels(**labels(embedder)).set(1)
-    codec = Codec(registry(settings))
-    stage = EmbedStage(embedder, codec, settings.topic_embeddings, publish_text=settings.publish_text)
-    await Worker(settings, group(settings), topics.lanes(settings), stage, metrics, embedder.token_budget).run()
+    with codec(settings) as records:
+        stage = EmbedStage(embedder, records, settings.topic_embeddings, publish_text=settings.publish_text)
+        await Worker(settings, group(settings), topics.lanes(settings), stage, metrics, embedder.token_budget).run()

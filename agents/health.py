@@ -11,6 +11,7 @@ from streams.observe.metrics import Metrics
 from streams.pipeline import Pipeline
 from streams.publisher import KafkaPublisher
 from streams.settings import Settings
+from streams.transactions import TransactionalPublisher
 
 
 class Health:
@@ -23,7 +24,7 @@ class Health:
         pipeline: Pipeline[Any],
         lanes: Sequence[Lane],
         metrics: Metrics,
-        publisher: KafkaPublisher,
+        publisher: KafkaPublisher | TransactionalPublisher,
     ) -> None:
         self._settings, self._app, self._pipeline, self._metrics = settings, app, pipeline, metrics
         self._lanes = {lane.topic: lane.name for lane in lanes}

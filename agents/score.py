@@ -3,9 +3,9 @@
 import asyncio
 from importlib.resources import as_file, files
 
-from agents.app import Worker, registry
+from agents.app import Worker
+from agents.clients import codec
 from agents.embed import checked_embedder
-from schemas.codec import Codec
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
 from streams.scoring.loader import load_scorers
@@ -31,6 +31,7 @@ def configured(settings: Settings) -> dict[str, Scorer]:
 
 async def serve(settings: Settings, scorers: dict[str, Scorer]) -> None:
     """Joins its own group on the embeddings and scores until SIGTERM."""
-    stage = ScoreStage(scorers, Codec(registry(settings)), settings.topic_scores)
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
-    await Worker(settings, f"{settings.group}-score", [lane], stage, Metrics(), BATCH).run()
+    with codec(settings) as records:
+        stage = ScoreStage(scorers, records, settings.topic_scores)
+        await Worker(settings, f"{settings.group}-score", [lane], stage, Metrics(), BATCH).run()

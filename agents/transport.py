@@ -140,8 +140,11 @@ class Consumer(driver.Consumer):
         """Starts the assigned partitions at their committed offsets, or where the reset policy says."""
         while self._fetching:  # a fetch under way would move the positions set here
             await asyncio.sleep(0.005)
+        tps = [TopicPartition(tp.topic, tp.partition) for tp in self.assignment()]
+        # Whoever had the partitions before is fenced first, so that the offsets read next are the last ones.
+        await self.app.publisher.assign(tps)
         committed = await self.seek_to_committed()
-        positions = {TopicPartition(tp.topic, tp.partition): await self.position(tp) for tp in self.assignment()}
+        positions = {tp: await self.position(TP(*tp)) for tp in tps}
         self._committed = {TopicPartition(*tp): offset for tp, offset in committed.items() if offset is not None}
         self.app.pipeline.assign(positions)
         self.app.metrics.rebalances.inc()
@@ -161,7 +164,9 @@ class Consumer(driver.Consumer):
     # -- commit -----------------------------------------------------------------------------------------------
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commits the watermark of every partition whose watermark moved."""
+        """Commits the watermark of every partition whose watermark moved, unless the transactions do."""
+        if self.app.publisher.atomic:
+            return False
         positions = self.app.pipeline.positions()
         moved = {TP(*tp): at for tp, at in positions.items() if self._committed.get(tp) != at}
         if not moved:
@@ -171,6 +176,11 @@ class Consumer(driver.Consumer):
         if committed:
             self._committed.update(moved)
         return committed
+
+    def rejoin(self) -> None:
+        """Asks the group for a new assignment: this member has lost a partition without being told."""
+        coordinator = self._thread._ensure_consumer()._coordinator
+        self._thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 
     def end_offset(self, tp: TopicPartition) -> int | None:
         """Returns the end of what committed transactions wrote, as of the last fetch; None before the first."""

@@ -24,7 +24,7 @@ from schemas.errors import Expired, Reject, Retry
 from streams.batcher import Batcher
 from streams.lanes import Lane
 from streams.observe.metrics import Metrics
-from streams.records import Outgoing, Record, TopicPartition
+from streams.records import Outgoing, PartitionLost, Record, TopicPartition
 from streams.stage import Stage, W
 from streams.watermark import Watermark
 
@@ -37,21 +37,33 @@ BACKOFF = wait_random_exponential(multiplier=0.1, max=10)
 
 
 class Publisher(Protocol):
-    """Publishes records; the Kafka one is in `streams.publisher`, a fake in `streams.testing`."""
+    """Where results go: `streams.publisher`, `streams.transactions`, or a fake of `streams.testing`."""
 
-    async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
-        """Returns once each record has the broker's receipt or was refused for its own fault (index -> why)."""
+    #: Whether results and offset are one transaction: then a refused record holds up the others, and committing is
+    #: the publisher's.
+    atomic: bool
+
+    async def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Takes over these input partitions from whoever had them, and gives up all others."""
+        ...
+
+    async def deliver(self, records: Sequence[Outgoing], source: TopicPartition, position: int) -> Mapping[int, Reject]:
+        """Returns once each record has the broker's receipt or was refused for its own fault (index -> why).
+
+        They are the results of `source` up to the offset `position`. Raises PartitionLost.
+        """
         ...
 
 
 class Partition(Generic[W]):
     """An assigned partition: what was fetched of it and is not acknowledged yet, in offset order."""
 
-    __slots__ = ("items", "lost", "publishing", "tp", "watermark")
+    __slots__ = ("delivered", "items", "lost", "publishing", "tp", "watermark")
 
     def __init__(self, tp: TopicPartition, position: int) -> None:
         self.tp = tp
         self.watermark = Watermark(position)
+        self.delivered = position  # up to where results, and with an atomic publisher the offset, are out
         self.items: deque[Item[W]] = deque()
         self.publishing = False
         self.lost = False
@@ -131,11 +143,13 @@ class Pipeline(Generic[W]):
         max_records: int,
         max_bytes: int,
         on_crash: Callable[[BaseException], None],
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """`budget`: tokens a batch; `max_records`, `max_bytes`: of one lane in the worker at once.
 
         `dead_letter(record, reason, attempts)` makes the dead letter of a record; `on_crash` is told (on the event
-        loop) of an error in the pipeline itself: the process should end, since what is in flight will not.
+        loop) of an error in the pipeline itself: the process should end, since what is in flight will not. `on_lost`
+        is told that a partition turned out to be another worker's: it is time for a new assignment.
         """
         self.name = stage.name
         self._stage = stage
@@ -144,6 +158,7 @@ class Pipeline(Generic[W]):
         self._dead_letter = dead_letter
         self._metrics = metrics
         self._on_crash = on_crash
+        self._on_lost = on_lost
         self._batcher: Batcher[Item[W]] = Batcher(self._lanes.values(), budget)
         self._rooms = {topic: _Room(max_records, max_bytes) for topic in self._lanes}
         self._partitions: dict[TopicPartition, Partition[W]] = {}
@@ -169,7 +184,7 @@ class Pipeline(Generic[W]):
         self.suspend()
         self._batcher.close()
         for partition in self._partitions.values():
-            partition.lost = True  # what a model thread still holds comes too late to be published
+            self._lose(partition)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -197,8 +212,7 @@ class Pipeline(Generic[W]):
         """Starts anew with these partitions, each at the offset of its next record."""
         self.suspend()
         for partition in self._partitions.values():
-            partition.lost = True
-            self._forget(partition.items)
+            self._lose(partition)
         self._partitions = {tp: Partition(tp, position) for tp, position in positions.items()}
         self.progressed = time.monotonic()
 
@@ -249,6 +263,8 @@ class Pipeline(Generic[W]):
             items += self._admit(self._partitions[tp], fetched, now)
         for tp, position in positions.items():
             self._partitions[tp].watermark.reach(position)
+        if self._publisher.atomic:  # nobody else commits past markers behind the last record
+            self._publish_heads(self._partitions[tp] for tp in positions)
         for start in range(0, len(items), PREPARE_CHUNK):
             if epoch != self.epoch:
                 return
@@ -284,7 +300,7 @@ class Pipeline(Generic[W]):
                 item.work = result
                 work.append(item)
         self._batcher.put(items[0].lane.topic, work)
-        self._publish_heads(items)
+        self._publish_heads(item.partition for item in items)
 
     def _patience(self, epoch: int) -> dict[str, Any]:
         """How to wait for a world that is not ready: until it is, or until the partitions are lost."""
@@ -362,11 +378,11 @@ class Pipeline(Generic[W]):
     def _settle(self, batch: list[Item[W]]) -> None:
         self._batcher.done()
         self.progressed = time.monotonic()
-        self._publish_heads(batch)
+        self._publish_heads(item.partition for item in batch)
 
-    def _publish_heads(self, items: Iterable[Item[W]]) -> None:
-        for partition in {item.partition for item in items}:
-            if not partition.publishing and partition.has_settled():
+    def _publish_heads(self, partitions: Iterable[Partition[W]]) -> None:
+        for partition in set(partitions):
+            if not partition.publishing and (partition.has_settled() or self._owes_offset(partition)):
                 partition.publishing = True
                 task = self._loop.create_task(self._publish(partition))
                 self._tasks.add(task)
@@ -375,28 +391,45 @@ class Pipeline(Generic[W]):
     async def _publish(self, partition: Partition[W]) -> None:
         """Publishes settled heads until none is left; one at a time, so results keep the order of offsets."""
         try:
-            while head := partition.take_settled():
-                await self._deliver(head)
+            while (head := partition.take_settled()) or self._owes_offset(partition):
+                position = head[-1].record.offset + 1 if head else partition.watermark.position
+                await self._deliver(partition, head, position)
+                partition.delivered = position
                 self._acknowledge(partition, head)
+        except PartitionLost as error:
+            log.warning("partition-lost", topic=partition.tp.topic, partition=partition.tp.partition, error=str(error))
+            self._forget(head)
+            if not partition.lost:
+                self._lose(partition)
+                self._on_lost()
         finally:
             partition.publishing = False
+
+    def _owes_offset(self, partition: Partition[W]) -> bool:
+        """Whether an atomic publisher has to commit an offset behind which there is no record of ours."""
+        return (
+            self._publisher.atomic
+            and not (partition.lost or partition.items)
+            and partition.watermark.position > partition.delivered
+        )
 
     def _published(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._on_crash(error)
 
-    async def _deliver(self, head: Sequence[Item[W]]) -> None:
+    async def _deliver(self, partition: Partition[W], head: Sequence[Item[W]], position: int) -> None:
         """Publishes what these items caused; a result the broker refuses becomes its record's dead letter."""
         outgoing = [(output, item) for item in head for output in item.outputs or ()]
-        refused = await self._publisher.publish([output for output, _ in outgoing])
+        refused = await self._publisher.deliver([output for output, _ in outgoing], partition.tp, position)
         again = {id(item): (item, refused[index]) for index, (_, item) in enumerate(outgoing) if index in refused}
         for item, reason in again.values():
             if item.refused is not None:
                 raise RuntimeError(f"the dead letter of {item.partition.tp}@{item.record.offset} was refused: {reason}")
             self._finish(item, reason)
         if again:
-            await self._deliver([item for item, _ in again.values()])
+            left = head if self._publisher.atomic else [item for item, _ in again.values()]
+            await self._deliver(partition, left, position)
 
     def _acknowledge(self, partition: Partition[W], head: Sequence[Item[W]]) -> None:
         """Moves the watermark; that of a lost partition is nobody's any more, and moving it does no harm."""
@@ -404,7 +437,14 @@ class Pipeline(Generic[W]):
             partition.watermark.complete(item.record.offset)
         self._forget(head)
         self.progressed = time.monotonic()
-        self._metrics.finished(self.name, head, self.progressed)
+        if head:
+            self._metrics.finished(self.name, head, self.progressed)
+
+    def _lose(self, partition: Partition[W]) -> None:
+        """Gives a partition up; what a publish or a model thread holds of it comes too late to count."""
+        partition.lost = True
+        self._forget(partition.items)
+        partition.items.clear()
 
     def _forget(self, items: Iterable[Item[Any]]) -> None:
         for item in items:

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import structlog
@@ -36,6 +36,7 @@ REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageErro
 LOST_TRACK = (OutOfOrderSequenceNumber, ProducerFenced)
 #: Seconds that what is under way gets when a producer is closed: with the broker away a flush never ends.
 CLOSE_TIMEOUT = 2.0
+REQUEST_TIMEOUT_MS = 30_000
 BACKOFF = wait_random_exponential(multiplier=0.1, max=10)
 
 
@@ -86,6 +87,9 @@ class KafkaPublisher:
     fails is sent again until the broker takes it; the pipeline's back-pressure stops the fetching meanwhile.
     """
 
+    #: A refused record does not hold up the others of its call.
+    atomic = False
+
     def __init__(self, connection: Mapping[str, Any], metrics: Metrics, compression: str | None = "lz4") -> None:
         """`connection`: bootstrap servers and security, as aiokafka names them."""
         self._connection = connection
@@ -105,7 +109,7 @@ class KafkaPublisher:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await _close(self._producer)
+        await close(self._producer)
 
     async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
         """Returns once each record has the broker's receipt or was refused for its own fault (index -> why)."""
@@ -124,15 +128,18 @@ class KafkaPublisher:
 
     async def reachable(self) -> bool:
         """Returns whether a broker answered within a few seconds."""
-        try:
-            async with asyncio.timeout(3):
-                return bool(await self._producer.client.fetch_all_metadata())
-        except (KafkaError, TimeoutError):
-            return False
+        return await reachable(self._producer)
+
+    async def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Does nothing: one producer serves all input partitions."""
+
+    async def deliver(self, records: Sequence[Outgoing], source: TopicPartition, position: int) -> Mapping[int, Reject]:
+        """As `publish`; the offset behind them is the consumer's to commit."""
+        return await self.publish(records)
 
     async def _partitions(self, topic: str) -> int:
         """Returns how many partitions a topic has, waiting for the topic or the broker where they are away."""
-        async for attempt in self._retrying(f"partitions of {topic}"):
+        async for attempt in retrying(f"partitions of {topic}", self._metrics):
             with attempt:
                 try:
                     return len(await self._producer.partitions_for(topic))
@@ -152,7 +159,7 @@ class KafkaPublisher:
         try:
             await asyncio.sleep(0)  # let the callers of this turn of the loop fill the mailbox first
             while mailbox:
-                async for attempt in self._retrying(f"{tp.topic}/{tp.partition}"):
+                async for attempt in retrying(f"{tp.topic}/{tp.partition}", self._metrics):
                     with attempt:
                         await self._send(tp, mailbox)
         except (Exception, asyncio.CancelledError) as error:  # a bug, or the end: whoever waits must hear of it
@@ -164,9 +171,7 @@ class KafkaPublisher:
         batch = producer.create_batch()
         letters = 0
         for record, _, _ in mailbox:
-            if letters == most or not batch.append(
-                timestamp=None, key=record.key, value=record.value, headers=list(record.headers)
-            ):
+            if letters == most or not append(batch, record):
                 break
             letters += 1
         try:
@@ -176,9 +181,7 @@ class KafkaPublisher:
                 await self._send(tp, mailbox, letters // 2)
                 return
             record, index, ticket = mailbox[0]
-            ticket.refused[index] = ResultTooLarge(
-                f"the broker refuses a record of {len(record.value or b'')} bytes on {tp.topic}: {error!r}"
-            )
+            ticket.refused[index] = too_large(record, error)
         except LOST_TRACK as error:
             await self._renew(producer)
             raise BrokerUnavailable(repr(error)) from error
@@ -195,41 +198,78 @@ class KafkaPublisher:
         async with self._renewing:
             if producer is self._producer:
                 self._producer = await self._connect()
-                await _close(producer)
+                await close(producer)
 
     async def _connect(self) -> AIOKafkaProducer:
-        producer = self._new()
-        try:
-            await producer.start()
-        except KafkaError as error:
-            await producer.stop()
-            raise BrokerUnavailable(f"no broker answers at {self._connection['bootstrap_servers']}: {error}") from error
-        return producer
-
-    def _retrying(self, what: str) -> AsyncRetrying:
-        def waiting(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            self._metrics.publish_retries.inc()
-            log.warning("publish-waits", target=what, attempt=state.attempt_number, error=str(error))
-
-        return AsyncRetrying(retry=retry_if_exception_type(Retry), wait=BACKOFF, before_sleep=waiting)
-
-    def _new(self) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
-            **self._connection,
-            acks="all",
-            enable_idempotence=True,
-            compression_type=self._compression,
-            max_batch_size=BATCH_BYTES,
-            linger_ms=0,  # what is ready together is already one batch
-            request_timeout_ms=30_000,
+        return await connect(
+            AIOKafkaProducer(
+                **self._connection,
+                acks="all",
+                enable_idempotence=True,
+                compression_type=self._compression,
+                max_batch_size=BATCH_BYTES,
+                linger_ms=0,  # what is ready together is already one batch
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+            )
         )
 
 
-async def _close(producer: AIOKafkaProducer) -> None:
+# -- what every publisher needs -----------------------------------------------------------------------------------
+
+
+async def connect(producer: AIOKafkaProducer) -> AIOKafkaProducer:
+    """Starts a producer; raises BrokerUnavailable where no broker answers."""
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await producer.stop()
+        raise BrokerUnavailable(f"no broker answers: {error}") from error
+    return producer
+
+
+async def close(producer: AIOKafkaProducer) -> None:
+    """Stops a producer, giving up what is under way where the broker is away: a flush would never end."""
     closing = asyncio.get_running_loop().create_task(producer.stop())
     done, _ = await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
     if not done:
         await producer._sender.close()
-        producer._message_accumulator.fail_all(KafkaConnectionError("the producer was closed"))
+        accumulator = producer._message_accumulator
+        left = [*accumulator._pending_batches, *chain.from_iterable(accumulator._batches.values())]
+        accumulator._pending_batches.update(left)  # where aiokafka's own callback expects them
+        accumulator.fail_all(KafkaConnectionError("the producer was closed"))
+        for batch in left:  # those who waited may be gone, and asyncio would log what nobody looked at
+            batch.future.exception()
+            batch._drain_waiter.exception()
     await closing
+
+
+async def reachable(producer: AIOKafkaProducer) -> bool:
+    """Returns whether a broker answered within a few seconds."""
+    try:
+        async with asyncio.timeout(3):
+            return bool(await producer.client.fetch_all_metadata())
+    except (KafkaError, TimeoutError):
+        return False
+
+
+def append(batch: Any, record: Outgoing) -> bool:
+    """Adds a record to a produce batch; False where the batch is full. The first record always fits."""
+    added = batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
+    return added is not None
+
+
+def too_large(record: Outgoing, error: KafkaError) -> ResultTooLarge:
+    """Names a record that the broker refuses for its own size or content."""
+    size = len(record.value or b"")
+    return ResultTooLarge(f"the broker refuses a record of {size} bytes on {record.topic}: {error!r}")
+
+
+def retrying(what: str, metrics: Metrics) -> AsyncRetrying:
+    """Tries again, for as long as it takes, while the broker is unavailable."""
+
+    def waiting(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        metrics.publish_retries.inc()
+        log.warning("publish-waits", target=what, attempt=state.attempt_number, error=str(error))
+
+    return AsyncRetrying(retry=retry_if_exception_type(Retry), wait=BACKOFF, before_sleep=waiting)

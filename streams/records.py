@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from schemas.errors import StreamsError
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -48,3 +50,7 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
+
+
+class PartitionLost(StreamsError):
+    """Another worker has the input partition by now; what was done for it here is void."""

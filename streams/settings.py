@@ -77,7 +77,9 @@ class Settings(BaseSettings):
         (LaneName.BULK, LaneName.INTERACTIVE),
         description="Lanes this worker serves: bulk, interactive, replay.",
     )
-    delivery: Literal["at_least_once"] = Field("at_least_once", description="Delivery guarantee of results.")
+    delivery: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once", description="Delivery guarantee of results."
+    )
     session_timeout: float = Field(
         10.0, ge=1, le=300, description="A worker that sends no heartbeat this long has lost its partitions."
     )
@@ -153,7 +155,7 @@ class Settings(BaseSettings):
         description="Tokens in one micro-batch, padding included; 0: what suits the model's backend.",
     )
     queue_records: int = Field(
-        2048, ge=1, le=1_000_000, description="Records of one lane that may be in the worker at once."
+        512, ge=1, le=1_000_000, description="Records of one lane that may be in the worker at once."
     )
     queue_bytes: int = Field(
         64 * 1024 * 1024, ge=10_000, description="Bytes of one lane that may be in the worker at once."

@@ -109,7 +109,7 @@ class ScoreStage:
             source=embedding.source,
             scored_at=int(time.time() * 1000),
         )
-        key = work.record.key or embedding.sentence_id.encode()
+        key = embedding.sentence_id.encode() if work.record.key is None else work.record.key
         return Outgoing(
             self._topic,
             score_key(key, scorer.name),

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -68,6 +68,16 @@ class InMemoryPublisher:
     def release(self) -> None:
         """Gives every receipt that was held back, and those to come at once."""
         self._receipts.set()
+
+    #: A refused record does not hold up the others of its call.
+    atomic = False
+
+    async def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Does nothing: every input partition may publish here."""
+
+    async def deliver(self, records: Sequence[Outgoing], source: TopicPartition, position: int) -> Mapping[int, Reject]:
+        """As `publish`."""
+        return await self.publish(records)
 
     async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
         """Returns once each record has its receipt or was refused (index -> why)."""
