@@ -15,7 +15,7 @@ from agents.transport import Transport
 from streams.dead_letters import DeadLetters
 from streams.lanes import Lane
 from streams.observe.metrics import Metrics
-from streams.pipeline import Pipeline, Publisher
+from streams.pipeline import Pipeline, Publisher, Retries
 from streams.publisher import KafkaPublisher
 from streams.settings import Settings
 from streams.stage import Stage
@@ -89,6 +89,8 @@ class Worker:
             max_bytes=settings.queue_bytes,
             on_crash=self._crashed,
             on_lost=lambda: self.app.consumer.rejoin(),
+            remember=lambda *note: self.app.consumer.remember(*note),
+            retries=Retries(settings.retry_attempts, settings.retry_seconds),
         )
         self.app = _app(settings, group, self.pipeline, metrics, link)
         self.app.publisher = self._publisher

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.records import TopicPartition
+from streams.suspects import Suspicion
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +29,8 @@ FETCH_RECORDS = 512
 FETCH_WAIT_MS = 100
 #: How long (seconds) a fetch waits for a partition whose records nobody took yet before it goes on without it.
 PREFETCH_BACKOFF = 0.01
+#: Stands for a partition without a commit.
+NOTHING = OffsetAndMetadata(-1, "")
 
 
 class Fetch(NamedTuple):
@@ -65,7 +69,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def fetch(self, topic: str) -> Fetch | None:
         """Returns the next records of a topic's assigned partitions; runs on the thread's own loop."""
         consumer = self._ensure_consumer()
-        tps = [tp for tp in consumer.assignment() if tp.topic == topic]
+        fetchable = self.app.pipeline.fetchable
+        tps = [tp for tp in consumer.assignment() if tp.topic == topic and fetchable(tp)]
         if not tps or not self.consumer.flow_active:
             await asyncio.sleep(0.05)
             return None
@@ -74,6 +79,25 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # consumer skipped behind them: transaction markers, compacted offsets).
         positions = {TopicPartition(*tp): await consumer.position(tp) for tp in tps}
         return Fetch(-1, {TopicPartition(*tp): found for tp, found in records.items()}, positions)
+
+    async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Returns offset and metadata of the group's last commits; runs on the thread's own loop."""
+        coordinator = self._ensure_consumer()._coordinator
+        found = await coordinator.fetch_committed_offsets([driver.TopicPartition(*tp) for tp in tps])
+        return {TopicPartition(*tp): note for tp, note in found.items() if note.offset >= 0}
+
+    async def commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
+        """Commits offsets with metadata; False where a rebalance took the partitions away meanwhile."""
+        consumer = self._ensure_consumer()
+        if consumer._coordinator.generation < 0:  # no member any more: an empty group would take even old offsets
+            return False
+        ours = {tp: notes[TopicPartition(*tp)] for tp in consumer.assignment() if TopicPartition(*tp) in notes}
+        try:
+            await consumer.commit(ours)
+        except (CommitFailedError, IllegalStateError) as error:
+            log.info("commit-refused", error=str(error))
+            return False
+        return True
 
 
 class Consumer(driver.Consumer):
@@ -84,7 +108,7 @@ class Consumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fetching: set[str] = set()  # topics with a fetch under way
-        self._committed: dict[TopicPartition, int] = {}  # offsets of the group, as far as this member knows
+        self._committed: dict[TopicPartition, OffsetAndMetadata] = {}  # of the group, as far as this member knows
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -102,7 +126,7 @@ class Consumer(driver.Consumer):
 
     async def _fetch_lane(self, topic: str) -> None:
         pipeline, channel = self.app.pipeline, self.app.channels[topic]
-        sent: Mapping[TopicPartition, int] = {}
+        sent: tuple[int, Mapping[TopicPartition, int]] | None = None
         while not self.should_stop:
             await pipeline.room(topic)
             if not self.flow_active:
@@ -110,8 +134,8 @@ class Consumer(driver.Consumer):
             # The epoch is noted before the fetch: one that a rebalance overtakes is not handed over.
             epoch = pipeline.epoch
             fetch = await self._fetch(topic)
-            if fetch and epoch == pipeline.epoch and (fetch.records or fetch.positions != sent):
-                sent = fetch.positions
+            if fetch and epoch == pipeline.epoch and (fetch.records or (epoch, fetch.positions) != sent):
+                sent = epoch, fetch.positions
                 await channel.send(value=fetch._replace(epoch=epoch))
 
     async def _fetch(self, topic: str) -> Fetch | None:
@@ -136,19 +160,47 @@ class Consumer(driver.Consumer):
         super().stop_flow()
         self.app.pipeline.suspend()
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Stops the flow even where nothing was assigned: Faust does not, and then fetches before it has sought."""
+        self.stop_flow()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Lets go of everything: until `perform_seek` nothing is fetched, and no old watermark is committed.
+
+        Faust seeks only where something is assigned, and resumes the flow even if the next rebalance has begun.
+        """
+        self.app.pipeline.assign({})
+        if not assigned:
+            await self.app.publisher.assign(())
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def perform_seek(self) -> None:
         """Starts the assigned partitions at their committed offsets, or where the reset policy says."""
+        epoch = self.app.pipeline.epoch
         while self._fetching:  # a fetch under way would move the positions set here
             await asyncio.sleep(0.005)
         tps = [TopicPartition(tp.topic, tp.partition) for tp in self.assignment()]
         # Whoever had the partitions before is fenced first, so that the offsets read next are the last ones.
         await self.app.publisher.assign(tps)
-        committed = await self.seek_to_committed()
+        await self.seek_to_committed()
+        self._committed = await self._thread.call_thread(self._thread.committed, tps)
         positions = {tp: await self.position(TP(*tp)) for tp in tps}
-        self._committed = {TopicPartition(*tp): offset for tp, offset in committed.items() if offset is not None}
-        self.app.pipeline.assign(positions)
+        suspicions = {tp: Suspicion.parse(note.metadata, note.offset) for tp, note in self._committed.items()}
+        if epoch != self.app.pipeline.epoch:
+            return  # another rebalance has begun meanwhile, and will seek in its turn
+        self.app.pipeline.assign(positions, suspicions)
         self.app.metrics.rebalances.inc()
-        log.info("assigned", partitions={f"{tp.topic}/{tp.partition}": at for tp, at in sorted(positions.items())})
+        suspects = sorted(f"{tp.topic}/{tp.partition}" for tp, found in suspicions.items() if found.until)
+        log.info(
+            "assigned",
+            partitions={f"{tp.topic}/{tp.partition}": at for tp, at in sorted(positions.items())},
+            suspects=suspects,
+        )
+
+    async def remember(self, tp: TopicPartition, position: int, metadata: str) -> None:
+        """Commits a note that outlives this process."""
+        await self._commit_notes({tp: OffsetAndMetadata(position, metadata)})
 
     async def wait_empty(self) -> None:
         """Publishes and commits what the model already holds, within a time of our own."""
@@ -158,8 +210,15 @@ class Consumer(driver.Consumer):
             async with asyncio.timeout(timeout):
                 await self.maybe_wait_for_commit_to_finish()
                 await self.force_commit()
+                await self._leave_clean()
         except TimeoutError:
             log.warning("drain-commit-timeout", seconds=timeout)
+
+    async def _leave_clean(self) -> None:
+        """Takes back the notes of partitions that made no progress: whoever has them next finds no death."""
+        positions = self.app.pipeline.positions()
+        left = {tp for tp, note in self._committed.items() if note.metadata and positions.get(tp) == note.offset}
+        await self._commit_notes({tp: OffsetAndMetadata(positions[tp], "") for tp in left})
 
     # -- commit -----------------------------------------------------------------------------------------------
 
@@ -168,13 +227,16 @@ class Consumer(driver.Consumer):
         if self.app.publisher.atomic:
             return False
         positions = self.app.pipeline.positions()
-        moved = {TP(*tp): at for tp, at in positions.items() if self._committed.get(tp) != at}
-        if not moved:
+        moved = {tp: at for tp, at in positions.items() if self._committed.get(tp, NOTHING).offset != at}
+        return await self._commit_notes({tp: OffsetAndMetadata(at, "") for tp, at in moved.items()})
+
+    async def _commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
+        if not notes:
             return False
-        committed = bool(await self._thread.commit(moved))
+        committed = bool(await self._thread.call_thread(self._thread.commit_notes, notes))
         self.app.metrics.commits.labels("done" if committed else "rebalanced").inc()
         if committed:
-            self._committed.update(moved)
+            self._committed.update(notes)
         return committed
 
     def rejoin(self) -> None:

@@ -90,6 +90,13 @@ class ScoringFailed(Reject):
     stage = "score"
 
 
+class Killer(Reject):
+    """Processes died or hung over this record, even when it was tried alone."""
+
+    reason = "killer"
+    stage = "embed"
+
+
 class ResultTooLarge(Reject):
     """The broker refuses this record's result because of its size."""
 

@@ -22,6 +22,11 @@ class Queued(Protocol):
         ...
 
     @property
+    def alone(self) -> bool:
+        """Whether it must not share a batch."""
+        ...
+
+    @property
     def arrived(self) -> float:
         """When it came in, in monotonic seconds."""
         ...
@@ -48,7 +53,8 @@ class _LaneQueue(Generic[T]):
     def put(self, item: T) -> None:
         entry = (item.size, self._serial, item)
         self._arrivals[self._serial] = entry
-        insort(self._sizes, entry, key=itemgetter(0, 1))
+        if not item.alone:  # else it is nobody's neighbour
+            insort(self._sizes, entry, key=itemgetter(0, 1))
         self._serial += 1
 
     def due(self) -> float:
@@ -58,6 +64,9 @@ class _LaneQueue(Generic[T]):
     def take(self, budget: int) -> list[T]:
         """Removes the oldest item and its nearest neighbours in size, within `budget` tokens padding included."""
         oldest = next(iter(self._arrivals.values()))
+        if oldest[2].alone:
+            del self._arrivals[oldest[1]]
+            return [oldest[2]]
         low, high = _spread(self._sizes, bisect_left(self._sizes, oldest[:2], key=itemgetter(0, 1)), budget)
         chosen = self._sizes[low:high]
         del self._sizes[low:high]
@@ -70,7 +79,7 @@ class _LaneQueue(Generic[T]):
         self._sizes.clear()
 
     def tokens(self) -> int:
-        return sum(entry[0] for entry in self._sizes)
+        return sum(entry[0] for entry in self._arrivals.values())
 
 
 def _spread(sizes: Sequence[tuple[int, int, T]], start: int, budget: int) -> tuple[int, int]:

@@ -10,23 +10,26 @@ Event loop: accept, settle, publish. Prepare threads: decode and tokenise. Model
 """
 
 import asyncio
+import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, Protocol
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from schemas.errors import Expired, Reject, Retry
+from schemas.errors import Expired, Killer, Reject, Retry
 from streams.batcher import Batcher
+from streams.flight import Item, Partition, Room
 from streams.lanes import Lane
 from streams.observe.metrics import Metrics
 from streams.records import Outgoing, PartitionLost, Record, TopicPartition
 from streams.stage import Stage, W
-from streams.watermark import Watermark
+from streams.suspects import Suspicion
 
 log = structlog.get_logger(__name__)
 
@@ -55,77 +58,31 @@ class Publisher(Protocol):
         ...
 
 
-class Partition(Generic[W]):
-    """An assigned partition: what was fetched of it and is not acknowledged yet, in offset order."""
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """What a record is granted that fails alone, with an error nobody foresaw, before it becomes a dead letter."""
 
-    __slots__ = ("delivered", "items", "lost", "publishing", "tp", "watermark")
+    #: How often it is tried, and for how long (seconds since it was fetched).
+    attempts: int = 1
+    seconds: float = 300.0
+    #: Seconds before the second, third ... try; the last one for all that follow.
+    delays: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0)
 
-    def __init__(self, tp: TopicPartition, position: int) -> None:
-        self.tp = tp
-        self.watermark = Watermark(position)
-        self.delivered = position  # up to where results, and with an atomic publisher the offset, are out
-        self.items: deque[Item[W]] = deque()
-        self.publishing = False
-        self.lost = False
-
-    def has_settled(self) -> bool:
-        """Whether there is something to publish."""
-        return not self.lost and bool(self.items) and self.items[0].outputs is not None
-
-    def take_settled(self) -> list["Item[W]"]:
-        """Removes the longest head of settled items; nothing once the partition is lost."""
-        head = []
-        while self.has_settled():
-            head.append(self.items.popleft())
-        return head
+    def delay(self, tries: int, waited: float) -> float | None:
+        """Seconds to wait after so many tries and so many seconds, or None where it is enough."""
+        if tries >= self.attempts or waited >= self.seconds:
+            return None
+        return self.delays[min(tries, len(self.delays)) - 1]
 
 
-class Item(Generic[W]):
-    """One record on its way; its timings (monotonic seconds) travel with it."""
+class Failed(NamedTuple):
+    """In place of a result: the step raised this for one record alone."""
 
-    __slots__ = ("arrived", "lane", "outputs", "partition", "record", "refused", "settled", "started", "work")
-
-    def __init__(self, record: Record, partition: Partition[W], lane: Lane, arrived: float) -> None:
-        self.record = record
-        self.partition = partition
-        self.lane = lane
-        self.arrived = arrived
-        self.started = self.settled = arrived
-        self.work: W | None = None
-        self.outputs: list[Outgoing] | None = None
-        self.refused: Reject | None = None
-
-    def settle(self, outputs: list[Outgoing], refused: Reject | None = None) -> None:
-        """Sets what to publish; from this moment on it may be published, so `outputs` comes last."""
-        self.refused = refused
-        self.settled = time.monotonic()
-        self.outputs = outputs
-
-    @property
-    def size(self) -> int:
-        return self.work.size if self.work is not None else 1
-
-    @property
-    def weight(self) -> int:
-        """Bytes that count against the lane's room."""
-        return len(self.record.value or b"")
+    error: Exception
 
 
-class _Room:
-    """How much of one lane is in the worker; fetching waits while it is full."""
-
-    def __init__(self, records: int, size: int) -> None:
-        self._free_records, self._free_bytes = records, size
-        self._open = asyncio.Event()
-        self._open.set()
-
-    def change(self, records: int, size: int) -> None:
-        self._free_records += records
-        self._free_bytes += size
-        self._open.set() if self._free_records > 0 and self._free_bytes > 0 else self._open.clear()
-
-    async def wait(self) -> None:
-        await self._open.wait()
+async def _forget_suspicion(tp: TopicPartition, position: int, metadata: str) -> None:
+    """Keeps no suspicion: for a pipeline whose process is not worth bringing back."""
 
 
 class Pipeline(Generic[W]):
@@ -144,12 +101,15 @@ class Pipeline(Generic[W]):
         max_bytes: int,
         on_crash: Callable[[BaseException], None],
         on_lost: Callable[[], None] = lambda: None,
+        remember: Callable[[TopicPartition, int, str], Awaitable[None]] = _forget_suspicion,
+        retries: Retries = Retries(),
     ) -> None:
         """`budget`: tokens a batch; `max_records`, `max_bytes`: of one lane in the worker at once.
 
         `dead_letter(record, reason, attempts)` makes the dead letter of a record; `on_crash` is told (on the event
         loop) of an error in the pipeline itself: the process should end, since what is in flight will not. `on_lost`
         is told that a partition turned out to be another worker's: it is time for a new assignment.
+        `remember(tp, position, metadata)` commits what should survive this process.
         """
         self.name = stage.name
         self._stage = stage
@@ -159,8 +119,10 @@ class Pipeline(Generic[W]):
         self._metrics = metrics
         self._on_crash = on_crash
         self._on_lost = on_lost
+        self._remember = remember
+        self._retries = retries
         self._batcher: Batcher[Item[W]] = Batcher(self._lanes.values(), budget)
-        self._rooms = {topic: _Room(max_records, max_bytes) for topic in self._lanes}
+        self._rooms = {topic: Room(max_records, max_bytes) for topic in self._lanes}
         self._partitions: dict[TopicPartition, Partition[W]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.epoch = 0  # changes whenever what was fetched before must be forgotten
@@ -208,17 +170,26 @@ class Pipeline(Generic[W]):
             return False
         return True
 
-    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+    def assign(
+        self, positions: Mapping[TopicPartition, int], suspicions: Mapping[TopicPartition, Suspicion] = {}
+    ) -> None:
         """Starts anew with these partitions, each at the offset of its next record."""
         self.suspend()
         for partition in self._partitions.values():
             self._lose(partition)
-        self._partitions = {tp: Partition(tp, position) for tp, position in positions.items()}
+        self._partitions = {
+            tp: Partition(tp, position, suspicions.get(tp, Suspicion())) for tp, position in positions.items()
+        }
         self.progressed = time.monotonic()
 
     def positions(self) -> dict[TopicPartition, int]:
         """Returns for each assigned partition the offset to commit."""
         return {tp: partition.watermark.position for tp, partition in self._partitions.items()}
+
+    def fetchable(self, tp: TopicPartition) -> bool:
+        """Whether more of a partition is wanted; False while a record of it waits for another try."""
+        partition = self._partitions.get(tp)
+        return partition is not None and not partition.held
 
     def queued(self, topic: str) -> tuple[int, int]:
         """Returns how many records of a lane wait for the model, and their tokens."""
@@ -265,10 +236,24 @@ class Pipeline(Generic[W]):
             self._partitions[tp].watermark.reach(position)
         if self._publisher.atomic:  # nobody else commits past markers behind the last record
             self._publish_heads(self._partitions[tp] for tp in positions)
-        for start in range(0, len(items), PREPARE_CHUNK):
+        for partition in {item.partition for item in items}:
+            await self._touch(partition)
+        for partition in {item.partition for item in items if item.alone}:
+            suspects = [item for item in items if item.alone and item.partition is partition]
+            self._spawn(self._creep(epoch, partition, suspects))
+        together = [item for item in items if not item.alone]
+        for start in range(0, len(together), PREPARE_CHUNK):
             if epoch != self.epoch:
                 return
-            await self._prepare(epoch, items[start : start + PREPARE_CHUNK])
+            await self._prepare(epoch, together[start : start + PREPARE_CHUNK])
+
+    async def _touch(self, partition: Partition[W]) -> None:
+        """Commits, before the first record is touched, that this process has the partition in hand now."""
+        if not partition.touched:
+            partition.touched = True
+            note = partition.suspicion.taken_over()
+            partition.suspicion = note
+            await self._remember(partition.tp, partition.watermark.position, note.metadata())
 
     def _admit(self, partition: Partition[W], fetched: Sequence[Record], now: float) -> list[Item[W]]:
         lane = self._lanes[partition.tp.topic]
@@ -276,31 +261,71 @@ class Pipeline(Generic[W]):
         for record in fetched:
             partition.watermark.add(record.offset)
         partition.items.extend(items)
-        self._rooms[lane.topic].change(-len(items), -sum(item.weight for item in items))
+        self._rooms[lane.topic].enter(items)
         return items
 
     async def _prepare(self, epoch: int, items: list[Item[W]]) -> None:
-        records, started = [item.record for item in items], time.monotonic()
+        """Prepares a chunk; where the world is not ready, only the partitions of the chunk wait for it."""
         try:
-            async for attempt in AsyncRetrying(**self._patience(epoch)):
-                with attempt:
-                    prepared = await self._loop.run_in_executor(
-                        self._prepare_pool, self._each, self._stage.prepare, records
-                    )
-        except Retry:
-            return  # the partitions were lost while the world was not ready; their next owner will see
+            await self._prepare_now(epoch, items)
+        except Retry as error:
+            log.warning("waiting", stage=self.name, records=len(items), error=str(error))
+            for partition in {item.partition for item in items}:
+                self._spawn(self._prepare_later(epoch, [item for item in items if item.partition is partition]))
+
+    async def _prepare_later(self, epoch: int, items: list[Item[W]]) -> None:
+        with self._holding(items[0].partition):
+            try:
+                async for attempt in AsyncRetrying(**self._patience(epoch)):
+                    with attempt:
+                        await self._prepare_now(epoch, items)
+            except Retry:
+                return  # the partition was lost while the world was not ready; its next owner will see
+
+    async def _prepare_now(self, epoch: int, items: list[Item[W]]) -> None:
+        records, started = [item.record for item in items], time.monotonic()
+        prepared = await self._loop.run_in_executor(self._prepare_pool, self._each, self._stage.prepare, records)
         if epoch != self.epoch:
             return
         self._metrics.seconds.labels(self.name, "prepare").observe(time.monotonic() - started)
         work = []
         for item, result in zip(items, prepared, strict=True):
-            if isinstance(result, list | Reject):
+            if isinstance(result, Failed):
+                self._finish(item, self._named(result.error))
+            elif isinstance(result, list | Reject):
                 self._finish(item, result)
             else:
                 item.work = result
                 work.append(item)
         self._batcher.put(items[0].lane.topic, work)
         self._publish_heads(item.partition for item in items)
+
+    async def _creep(self, epoch: int, partition: Partition[W], items: Sequence[Item[W]]) -> None:
+        """Takes records one at a time, each named in the commit before it is touched: one of them kills processes."""
+        for item in items:
+            while epoch == self.epoch and (partition.publishing or partition.items[0] is not item):
+                await asyncio.sleep(0.002)
+            if epoch != self.epoch:
+                return
+            suspicion, offset = partition.suspicion, item.record.offset
+            if suspicion.offset == offset and suspicion.times >= self._retries.attempts:
+                partition.suspicion = Suspicion()
+                self._finish(item, Killer(f"{suspicion.times} processes died or hung over this record alone"))
+                self._publish_heads([partition])
+                continue
+            partition.suspicion = suspicion.trying(offset)
+            await self._remember(partition.tp, partition.watermark.position, partition.suspicion.metadata())
+            await self._prepare(epoch, [item])
+
+    @contextmanager
+    def _holding(self, partition: Partition[W]) -> Iterator[None]:
+        """While inside, nothing more of the partition is fetched, and what it has takes no room from its lane."""
+        partition.held += 1
+        self._rooms[partition.tp.topic].leave(partition.items)
+        try:
+            yield
+        finally:
+            partition.held -= 1
 
     def _patience(self, epoch: int) -> dict[str, Any]:
         """How to wait for a world that is not ready: until it is, or until the partitions are lost."""
@@ -342,7 +367,10 @@ class Pipeline(Generic[W]):
             fresh = []  # as in `_prepare`
         else:
             for item, result in zip(fresh, results, strict=True):
-                self._finish(item, result)
+                if isinstance(result, Failed):
+                    item.failure = result.error
+                else:
+                    self._finish(item, result)
         self._metrics.batch(self._stage.name, [item.size for item in fresh], time.monotonic() - started)
         self._loop.call_soon_threadsafe(self._settle, batch)
 
@@ -354,22 +382,26 @@ class Pipeline(Generic[W]):
             return step(items)
         except Retry:
             raise
+        except Reject as reason:
+            if len(items) == 1:
+                return [reason]
         except Exception as error:
             if len(items) == 1:
-                return [self._named(error)]
+                return [Failed(error)]
+            if isinstance(error, MemoryError):
+                self._batcher.budget = max(1, self._batcher.budget // 2)
+                log.warning("out-of-memory", rows=len(items), budget=self._batcher.budget)
         middle = len(items) // 2
         return self._each(step, items[:middle]) + self._each(step, items[middle:])
 
     def _named(self, error: Exception) -> Reject:
-        if isinstance(error, Reject):
-            return error
         reason = self._stage.failed(error)
         reason.__cause__ = error  # the dead letter's stack trace shows where it came from
         return reason
 
     def _finish(self, item: Item[W], result: list[Outgoing] | Reject) -> None:
         if isinstance(result, Reject):
-            item.settle([self._dead_letter(item.record, result, 1)], result)
+            item.settle([self._dead_letter(item.record, result, max(1, len(item.errors)))], result)
         else:
             item.settle(result)
 
@@ -378,15 +410,36 @@ class Pipeline(Generic[W]):
     def _settle(self, batch: list[Item[W]]) -> None:
         self._batcher.done()
         self.progressed = time.monotonic()
+        for item in batch:
+            if item.failure is not None:
+                self._try_again(item, item.failure)
         self._publish_heads(item.partition for item in batch)
+
+    def _try_again(self, item: Item[W], error: Exception) -> None:
+        """Grants a record that failed alone another try, alone again, or makes it a dead letter."""
+        item.failure = None
+        item.errors.append(type(error).__name__)
+        delay = self._retries.delay(len(item.errors), self.progressed - item.arrived)
+        if delay is None:
+            reason = self._named(error)
+            if len(item.errors) > 1:
+                reason.args = (f"{reason}, tried {len(item.errors)} times: {', '.join(item.errors)}",)
+            self._finish(item, reason)
+        elif not item.partition.lost:
+            item.alone = True
+            self._spawn(self._queue_later(self.epoch, item, delay))
+
+    async def _queue_later(self, epoch: int, item: Item[W], delay: float) -> None:
+        with self._holding(item.partition):
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+        if epoch == self.epoch:
+            self._batcher.put(item.lane.topic, [item])
 
     def _publish_heads(self, partitions: Iterable[Partition[W]]) -> None:
         for partition in set(partitions):
             if not partition.publishing and (partition.has_settled() or self._owes_offset(partition)):
                 partition.publishing = True
-                task = self._loop.create_task(self._publish(partition))
-                self._tasks.add(task)
-                task.add_done_callback(self._published)
+                self._spawn(self._publish(partition))
 
     async def _publish(self, partition: Partition[W]) -> None:
         """Publishes settled heads until none is left; one at a time, so results keep the order of offsets."""
@@ -413,7 +466,12 @@ class Pipeline(Generic[W]):
             and partition.watermark.position > partition.delivered
         )
 
-    def _published(self, task: asyncio.Task[None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._on_crash(error)
@@ -448,4 +506,4 @@ class Pipeline(Generic[W]):
 
     def _forget(self, items: Iterable[Item[Any]]) -> None:
         for item in items:
-            self._rooms[item.lane.topic].change(1, item.weight)
+            self._rooms[item.lane.topic].leave([item])

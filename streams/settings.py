@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     session_timeout: float = Field(
         10.0, ge=1, le=300, description="A worker that sends no heartbeat this long has lost its partitions."
     )
-    commit_interval: float = Field(0.25, gt=0, le=60, description="How often finished offsets are committed.")
+    commit_interval: float = Field(0.1, gt=0, le=60, description="How often finished offsets are committed.")
     drain_timeout: float = Field(
         25.0, gt=0, le=600, description="How long a leaving worker may take to finish what is in flight."
     )
@@ -159,6 +159,17 @@ class Settings(BaseSettings):
     )
     queue_bytes: int = Field(
         64 * 1024 * 1024, ge=10_000, description="Bytes of one lane that may be in the worker at once."
+    )
+    retry_attempts: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="Tries of a record that fails alone, or kills its process, before it is a dead letter.",
+    )
+    retry_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds after which a record that fails alone is a dead letter, however often it was tried.",
     )
     publish_text: bool = Field(
         True, description="Whether an embedding carries its text (scorers that read text need it)."

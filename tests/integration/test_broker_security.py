@@ -1,8 +1,9 @@
 """Every way to log in, against a real secured Kafka, with both clients the product uses."""
 
 import asyncio
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -40,6 +41,25 @@ def topic(secure_kafka: SecureKafka) -> str:
     return name
 
 
+@pytest.fixture
+async def goodbyes() -> AsyncIterator[None]:
+    """Waits until TLS connections have ended: that takes the broker's goodbye, and aiokafka does not wait for it."""
+    yield
+    async with asyncio.timeout(10):
+        while any(map(_open, gc.get_objects())):
+            await asyncio.sleep(0.02)
+
+
+def _open(thing: object) -> bool:
+    if not isinstance(thing, asyncio.Transport):
+        return False
+    try:
+        connection = thing.get_extra_info("socket")
+    except AttributeError:  # a TLS layer that is done has let go of what it had
+        return False
+    return connection is not None and connection.fileno() != -1
+
+
 def test_confluent_kafka_produces_and_consumes(access: Access, topic: str) -> None:
     """A record goes in and comes out through confluent-kafka."""
     servers, security = access
@@ -59,6 +79,7 @@ def test_confluent_kafka_produces_and_consumes(access: Access, topic: str) -> No
     assert message.value() == b"hello"
 
 
+@pytest.mark.usefixtures("goodbyes")
 async def test_aiokafka_produces_and_consumes(access: Access, topic: str) -> None:
     """A record goes in and comes out through aiokafka, which Faust runs on."""
     servers, security = access
@@ -102,6 +123,7 @@ def test_a_refusal_says_why(secure_kafka: SecureKafka, mechanism, changes, reaso
     assert WRONG.get_secret_value() not in str(caught.value)
 
 
+@pytest.mark.usefixtures("goodbyes")
 async def test_a_wrong_password_stops_aiokafka(secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture) -> None:
     """aiokafka does not connect with a wrong password; its log has the reason, not the secret."""
     security = secure_kafka.security("SCRAM-SHA-512", password=WRONG)
@@ -113,6 +135,7 @@ async def test_a_wrong_password_stops_aiokafka(secure_kafka: SecureKafka, caplog
     assert WRONG.get_secret_value() not in caplog.text
 
 
+@pytest.mark.usefixtures("goodbyes")
 async def test_a_certificate_for_another_name_is_refused(secure_kafka: SecureKafka) -> None:
     """Both clients check that the broker's certificate is for the host they asked for."""
     security = secure_kafka.security("PLAIN")

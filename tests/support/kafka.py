@@ -67,6 +67,7 @@ def server_properties(
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": 0,
         "auto.create.topics.enable": "false",
+        "log.cleaner.backoff.ms": 100,  # a test of compacted input need not wait 15 s for it
     }
 
 
@@ -175,6 +176,7 @@ def container() -> Any:
         raise Unavailable("no Docker engine answers")
     settings = {
         "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+        "KAFKA_LOG_CLEANER_BACKOFF_MS": "100",
         "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
         "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
     }

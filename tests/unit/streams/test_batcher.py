@@ -27,6 +27,7 @@ class Piece:
     size: int
     arrived: float = 0.0
     topic: str = "bulk"
+    alone: bool = False
 
 
 def pieces(sizes: Sequence[int], topic: str = "bulk") -> list[Piece]:
@@ -185,3 +186,12 @@ def test_concurrent_takers_share_the_work_without_losing_or_repeating_any() -> N
         thread.join(10)
     assert Counter(itertools.chain(*seen)) == Counter(queued)
     assert batcher.busy == 0
+
+
+def test_a_piece_that_must_be_alone_shares_no_batch() -> None:
+    """However well its neighbours would fit; and its neighbours are batched without it."""
+    batcher: Batcher[Piece] = Batcher([Lane(LaneName.BULK, "bulk", 0.0)], 1000)
+    batcher.put("bulk", [Piece(0, 5), Piece(1, 5, 1.0, alone=True), Piece(2, 5, 2.0)])
+    batches = [[piece.name for piece in batcher.take() or ()] for _ in range(2)]
+    assert batches == [[0, 2], [1]]
+    assert batcher.depth("bulk") == (0, 0)
