@@ -28,7 +28,7 @@ def worker(settings: Settings) -> None:
 def checked_embedder(settings: Settings) -> Embedder:
     """Loads the model and checks it against golden vectors: a worker whose model fails never joins its group."""
     started = time.monotonic()
-    embedder = load(settings.model, settings.model_revision, settings.model_backend)
+    embedder = load(settings.model, settings.model_revision, settings.model_backend, settings.threads)
     golden.check(embedder)
     log.info("model", **labels(embedder), seconds=round(time.monotonic() - started, 2))
     return embedder

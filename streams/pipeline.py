@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 #: Records prepared at a time: small enough that the first of a large fetch reaches the model soon.
 PREPARE_CHUNK = 128
+#: Seconds before a dead letter that the broker refuses is offered again.
+REFUSED_PAUSE = 10.0
 #: Waits between tries while the world is not ready: random, growing to ten seconds.
 BACKOFF = wait_random_exponential(multiplier=0.1, max=10)
 
@@ -450,7 +452,7 @@ class Pipeline(Generic[W]):
                 partition.delivered = position
                 self._acknowledge(partition, head)
         except PartitionLost as error:
-            log.warning("partition-lost", topic=partition.tp.topic, partition=partition.tp.partition, error=str(error))
+            log.warning("partition-lost", error=str(error), **partition.tp._asdict())
             self._forget(head)
             if not partition.lost:
                 self._lose(partition)
@@ -482,9 +484,13 @@ class Pipeline(Generic[W]):
         refused = await self._publisher.deliver([output for output, _ in outgoing], partition.tp, position)
         again = {id(item): (item, refused[index]) for index, (_, item) in enumerate(outgoing) if index in refused}
         for item, reason in again.values():
-            if item.refused is not None:
-                raise RuntimeError(f"the dead letter of {item.partition.tp}@{item.record.offset} was refused: {reason}")
-            self._finish(item, reason)
+            if item.refused is None:
+                self._finish(item, reason)
+            else:  # never dropped: the partition waits here, loudly, until the topic takes it
+                log.critical(
+                    "dead-letter-refused", offset=item.record.offset, error=str(reason), **item.partition.tp._asdict()
+                )
+                await asyncio.sleep(REFUSED_PAUSE)
         if again:
             left = head if self._publisher.atomic else [item for item, _ in again.values()]
             await self._deliver(partition, left, position)

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
-    InvalidMessageError,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -31,7 +30,7 @@ log = structlog.get_logger(__name__)
 #: stays under the 1 MB that a broker accepts by default.
 BATCH_BYTES = 256 * 1024
 #: The broker refuses these for the records' own size or content; sending them again cannot help.
-REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError)
+REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
 #: The broker lost track of this producer; only a new one can go on.
 LOST_TRACK = (OutOfOrderSequenceNumber, ProducerFenced)
 #: Seconds that what is under way gets when a producer is closed: with the broker away a flush never ends.
@@ -190,6 +189,8 @@ class KafkaPublisher:
                 f"{tp.topic}/{tp.partition} does not exist: run `sentence-streams provision`"
             ) from error
         except KafkaError as error:
+            if type(error) is KafkaError:  # the producer's own sender gave up: it will not send again
+                await self._renew(producer)
             raise BrokerUnavailable(str(error) or repr(error)) from error
         for _ in range(letters):
             mailbox.popleft()[2].settle()

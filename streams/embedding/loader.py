@@ -45,10 +45,11 @@ class Found:
     revision: str
 
 
-def load(model: str, revision: str | None = None, backend: str = "torch") -> Embedder:
+def load(model: str, revision: str | None = None, backend: str = "torch", threads: int = 0) -> Embedder:
     """Load a model by name, folder or `deterministic`. Takes seconds; raises ModelError, with what to do.
 
-    `revision` is a commit, tag or branch of the model's repository; the default model's is pinned.
+    `revision` is a commit, tag or branch of the model's repository; the default model's is pinned. `threads` is
+    how many of the processor's the model may use, 0 for all.
     """
     if model == DETERMINISTIC:
         return DeterministicEmbedder()
@@ -63,7 +64,7 @@ def load(model: str, revision: str | None = None, backend: str = "torch") -> Emb
         )
     from streams.embedding.torch_backend import load_torch
 
-    return load_torch(found.folder, name=found.name, revision=found.revision, digest=digest)
+    return load_torch(found.folder, name=found.name, revision=found.revision, digest=digest, threads=threads)
 
 
 def find(model: str, revision: str | None = None) -> Found:

@@ -671,14 +671,18 @@ async def test_a_publisher_that_fails_is_reported() -> None:
         assert bench.pipeline.positions()[P0] == 0
 
 
-async def test_a_dead_letter_that_is_refused_is_reported(bench: Bench) -> None:
-    """Dropping the record is no way out: the process ends rather than that."""
-    bench.publisher.refuse = lambda _: ResultTooLarge("too large")
-    await bench.feed(Request(0))
-    await until(lambda: bool(bench.crashes))
-    assert "dead letter" in str(bench.crashes[0])
-    assert "too large" in str(bench.crashes[0])
+async def test_a_dead_letter_that_is_refused_holds_its_partition(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropping the record is no way out: the partition waits, the other goes on, and all is well once it is taken."""
+    monkeypatch.setattr(pipeline_module, "REFUSED_PAUSE", 0.01)
+    bench.publisher.refuse = lambda record: ResultTooLarge("too large") if record.topic == "dead-letters" else None
+    await bench.feed(Request(0, b"bad"), Request(1), Request(0, partition=1))
+    await until(lambda: bench.pipeline.positions()[P1] == 1)
+    await asyncio.sleep(0.05)
     assert bench.pipeline.positions()[P0] == 0
+    bench.publisher.refuse = lambda _: None
+    await bench.finished()
+    assert bench.reasons() == ["bad-bytes"]
+    assert sorted(bench.published()) == [0, 1]
 
 
 # -- figures --------------------------------------------------------------------------------------------------

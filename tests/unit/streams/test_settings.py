@@ -38,6 +38,8 @@ WRONG: dict[str, list[str]] = {
     "token_budget": ["-1", "1000001", "x"],
     "queue_records": ["0", "1000001", "x"],
     "queue_bytes": ["9999", "64MB"],
+    "retry_attempts": ["0", "101", "x"],
+    "retry_seconds": ["0", "x"],
     "publish_text": ["maybe"],
     "health_port": ["-1", "65536", "http"],
     "stall_seconds": ["0", "nan", "x"],
