@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from agents import operate
 from streams.lanes import LaneName
 
 EPILOG = """\
@@ -17,7 +18,8 @@ Exit codes:
 - 0: all is well
 - 1: something failed
 - 2: wrong usage or settings
-- 3: `doctor`: a check failed; `produce`: some sentences were malformed or have no receipt
+- 3: `doctor`: a check failed; `produce`: some sentences were malformed or have no receipt; `replay` and
+  `dead-letters redrive`: some records could not be sent
 - 130: interrupted
 """
 
@@ -273,6 +275,10 @@ def doctor(
     from agents.doctor import run
 
     raise typer.Exit(run(_settings(), model=model, as_json=as_json))
+
+
+app.add_typer(operate.dead_letters, name="dead-letters")
+app.command()(operate.replay)
 
 
 @app.command(hidden=True)
