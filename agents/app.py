@@ -12,6 +12,7 @@ from faust.app.base import BootStrategy
 
 from agents.health import Health
 from agents.transport import Transport
+from streams.brake import Brake
 from streams.dead_letters import DeadLetters
 from streams.lanes import Lane
 from streams.observe.metrics import Metrics
@@ -91,6 +92,7 @@ class Worker:
             on_lost=lambda: self.app.consumer.rejoin(),
             remember=lambda *note: self.app.consumer.remember(*note),
             retries=Retries(settings.retry_attempts, settings.retry_seconds),
+            brake=Brake(settings.dead_letter_limit, metrics),
         )
         self.app = _app(settings, group, self.pipeline, metrics, link)
         self.app.publisher = self._publisher

@@ -89,9 +89,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
         """Commits offsets with metadata; False where a rebalance took the partitions away meanwhile."""
         consumer = self._ensure_consumer()
-        if consumer._coordinator.generation < 0:  # no member any more: an empty group would take even old offsets
-            return False
         ours = {tp: notes[TopicPartition(*tp)] for tp in consumer.assignment() if TopicPartition(*tp) in notes}
+        # Without a generation it is no member any more, and an empty group would take even its old offsets.
+        if not ours or consumer._coordinator.generation < 0:
+            return False
         try:
             await consumer.commit(ours)
         except (CommitFailedError, IllegalStateError) as error:

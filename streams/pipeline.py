@@ -24,6 +24,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from schemas.errors import Expired, Killer, Reject, Retry
 from streams.batcher import Batcher
+from streams.brake import Brake
 from streams.flight import Item, Partition, Room
 from streams.lanes import Lane
 from streams.observe.metrics import Metrics
@@ -105,6 +106,7 @@ class Pipeline(Generic[W]):
         on_lost: Callable[[], None] = lambda: None,
         remember: Callable[[TopicPartition, int, str], Awaitable[None]] = _forget_suspicion,
         retries: Retries = Retries(),
+        brake: Brake | None = None,
     ) -> None:
         """`budget`: tokens a batch; `max_records`, `max_bytes`: of one lane in the worker at once.
 
@@ -112,6 +114,7 @@ class Pipeline(Generic[W]):
         loop) of an error in the pipeline itself: the process should end, since what is in flight will not. `on_lost`
         is told that a partition turned out to be another worker's: it is time for a new assignment.
         `remember(tp, position, metadata)` commits what should survive this process.
+        `brake` holds up partitions when too many dead letters come.
         """
         self.name = stage.name
         self._stage = stage
@@ -123,6 +126,7 @@ class Pipeline(Generic[W]):
         self._on_lost = on_lost
         self._remember = remember
         self._retries = retries
+        self._brake = brake or Brake("none", metrics)
         self._batcher: Batcher[Item[W]] = Batcher(self._lanes.values(), budget)
         self._rooms = {topic: Room(max_records, max_bytes) for topic in self._lanes}
         self._partitions: dict[TopicPartition, Partition[W]] = {}
@@ -480,6 +484,7 @@ class Pipeline(Generic[W]):
 
     async def _deliver(self, partition: Partition[W], head: Sequence[Item[W]], position: int) -> None:
         """Publishes what these items caused; a result the broker refuses becomes its record's dead letter."""
+        await self._brake.let_pass(sum(item.refused is not None for item in head), self._still_alive)
         outgoing = [(output, item) for item in head for output in item.outputs or ()]
         refused = await self._publisher.deliver([output for output, _ in outgoing], partition.tp, position)
         again = {id(item): (item, refused[index]) for index, (_, item) in enumerate(outgoing) if index in refused}
@@ -494,6 +499,9 @@ class Pipeline(Generic[W]):
         if again:
             left = head if self._publisher.atomic else [item for item, _ in again.values()]
             await self._deliver(partition, left, position)
+
+    def _still_alive(self) -> None:
+        self.progressed = time.monotonic()
 
     def _acknowledge(self, partition: Partition[W], head: Sequence[Item[W]]) -> None:
         """Moves the watermark; that of a lost partition is nobody's any more, and moving it does no harm."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from limits import parse
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -171,6 +172,10 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds after which a record that fails alone is a dead letter, however often it was tried.",
     )
+    dead_letter_limit: str = Field(
+        "100000/hour",
+        description="Dead letters a worker may write in a time, as in 100/minute; beyond it partitions wait. none: no limit.",
+    )
     publish_text: bool = Field(
         True, description="Whether an embedding carries its text (scorers that read text need it)."
     )
@@ -187,6 +192,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text.")
     log_text: LogText = Field(LogText.NONE, description="Whether logs may hold texts: none, their hash, or full.")
+
+    @field_validator("dead_letter_limit")
+    @classmethod
+    def _limit(cls, value: str) -> str:
+        try:
+            parse("1/hour" if value == "none" else value)
+        except ValueError:
+            raise ValueError("expected none, or a number and a time as in 100/minute") from None
+        return value
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -37,6 +37,11 @@ class Metrics:
             ["stage", "reason"],
             registry=self.registry,
         )
+        self.braking = Gauge(
+            "streams_dead_letter_brake",
+            "Partitions that wait because too many dead letters came.",
+            registry=self.registry,
+        )
         self.batch_rows = Histogram(
             "streams_batch_rows", "Rows of a micro-batch.", ["stage"], buckets=ROWS, registry=self.registry
         )

@@ -38,6 +38,7 @@ WRONG: dict[str, list[str]] = {
     "token_budget": ["-1", "1000001", "x"],
     "queue_records": ["0", "1000001", "x"],
     "queue_bytes": ["9999", "64MB"],
+    "dead_letter_limit": ["10000", "many/hour", "10/fortnight"],
     "retry_attempts": ["0", "101", "x"],
     "retry_seconds": ["0", "x"],
     "publish_text": ["maybe"],
