@@ -1,0 +1,222 @@
+"""`sentence-streams replay`: old records once more, in a lane of their own, as fast as live traffic lets them."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from contextlib import aclosing, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from confluent_kafka.admin import AdminClient
+
+from agents import transfers
+from agents.clients import broker, codec, request_topics
+from agents.console import plural, print_json, progress, remark
+from schemas.codec import Codec
+from schemas.errors import StreamsError
+from streams import topics
+from streams.brokers.admin import provision
+from streams.embedding.stage import EmbedStage
+from streams.lanes import LaneName
+from streams.ranges import BEGINNING, END, PATIENCE, Range, Ranges, lag, resolve, scan, size
+from streams.records import Record, TopicPartition
+from streams.replay import Counts, InProcess, Plan, Selection, Yielding, copier, following, survey
+from streams.scoring.stage import ScoreStage
+from streams.settings import TOPICS, Settings
+from streams.transfer import Convert, Pace, Tally, Transfer, resume
+
+#: What a run may be called.
+NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}")
+
+
+class NotForReplay(StreamsError):
+    """These records cannot be replayed like that; the message says what can be done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to replay, and how."""
+
+    selection: Selection
+    #: Tells apart two replays of the same selection.
+    name: str | None
+    #: Score embeddings again, here, instead of sending requests to the replay lane.
+    rescore: bool
+    #: Embed with this model, here, into a topic of its own; both or neither.
+    model: str | None
+    output: str | None
+    rate: float
+    max_live_lag: int
+    execute: bool
+
+    @property
+    def mark(self) -> str:
+        """The part of the checkpoint's name that is this replay's own."""
+        mark = self.selection.checkpoint("score" if self.rescore else None, self.model, self.output)
+        return mark if self.name is None else f"{mark}-{self.name}"
+
+
+def run(settings: Settings, job: Job, *, as_json: bool) -> int:
+    """Says what would be replayed or does it, and returns the exit code.
+
+    Raises NotForReplay, UnknownTopic, TakenOver, ModelError, BrokerUnreachable or BrokerRefused.
+    """
+    _check(settings, job)
+    try:
+        return _run(settings, job, as_json=as_json)
+    except KeyboardInterrupt:
+        remark("interrupted: the same command goes on where this one ended")
+        return 130
+
+
+def target(settings: Settings, job: Job) -> str:
+    """Returns the topic that a replay writes to."""
+    if job.rescore:
+        return settings.topic_scores
+    return job.output or settings.topic_replay
+
+
+def _check(settings: Settings, job: Job) -> None:
+    topic = job.selection.topic
+    if job.rescore and topic != settings.topic_embeddings:
+        raise NotForReplay(f"--re-score reads embeddings: expected the topic {settings.topic_embeddings}, got {topic}")
+    if not job.rescore and topic in {settings.topic_embeddings, settings.topic_scores}:
+        raise NotForReplay(f"{topic} holds results: replay a request topic, or score embeddings again with --re-score")
+    if topic == settings.topic_replay:
+        raise NotForReplay(f"{topic} is the replay lane itself: replay the topic that the records were first sent to")
+    if job.output in {topic, *(getattr(settings, name) for name in TOPICS)}:
+        raise NotForReplay(f"--output-topic: expected a topic of its own, {job.output} has another purpose")
+
+
+def _run(settings: Settings, job: Job, *, as_json: bool) -> int:
+    admin, selection = broker(settings), job.selection
+    group = f"{settings.group}-replay-{job.mark}"
+    whole = resolve(admin, selection.topic, selection.start, selection.end)
+    ranges, done = transfers.unfinished(admin, group, whole)
+    ends = {tp: each.end for tp, each in resolve(admin, selection.topic, BEGINNING, END).items()}
+    plan = asyncio.run(_survey(settings, selection, ranges, whole, ends))
+    _tell_plan(plan, job, target(settings, job), done)
+    tally = None
+    if job.execute and ranges:
+        transfers.require(admin, target(settings, job) if job.output is None else None)
+        started = time.monotonic()
+        with codec(settings) as coder:
+            convert = _converter(settings, admin, job, coder)
+            replay = Replay(settings, admin, group, job, plan, convert)
+            tally = transfers.interruptible(lambda stop: replay.run(ranges, ends, stop))
+        transfers.tell(tally, what="record", to=target(settings, job), seconds=time.monotonic() - started)
+    if as_json:
+        print_json(_as_json(plan, job, tally))
+    return transfers.exit_code(tally) if tally else 0
+
+
+async def _survey(
+    settings: Settings, selection: Selection, ranges: Ranges, whole: Ranges, ends: Mapping[TopicPartition, int]
+) -> Plan:
+    reading = dict(ranges)
+    if not selection.include_superseded and ranges:  # what supersedes a record can be anywhere behind it
+        reading = {tp: Range(ranges[tp].start if tp in ranges else each.end, ends[tp]) for tp, each in whole.items()}
+    with progress(f"reading {selection.topic}", size(reading)) as advance:
+        async with aclosing(scan(transfers.connection(settings), reading)) as batches:
+            return await survey(batches, selection, ranges, advance)
+
+
+class Replay:
+    """Moves what a plan found."""
+
+    def __init__(
+        self, settings: Settings, admin: AdminClient, group: str, job: Job, plan: Plan, convert: Convert
+    ) -> None:
+        self._settings, self._admin, self._group = settings, admin, group
+        self._job, self._plan, self._convert = job, plan, convert
+
+    async def run(self, ranges: Ranges, ends: Mapping[TopicPartition, int], stop: asyncio.Event) -> Tally:
+        """Moves the records of the ranges; `ends` is how far the plan has read. Raises TakenOver."""
+        settings, job, link = self._settings, self._job, transfers.connection(self._settings)
+        live = Yielding(self._live_lag, job.max_live_lag, stop, self._paused)
+        out = transfers.publisher(settings, self._group)
+        news = nullcontext(_nothing) if job.selection.include_superseded else following(link, self._plan.latest, ends)
+        with progress(target(settings, job), size(ranges)) as advance:
+            async with news as check:
+
+                async def gate() -> None:
+                    check()
+                    await live()
+
+                transfer = Transfer(out, self._pick, self._convert, Pace(job.rate), stop, gate=gate, advance=advance)
+                return await resume(transfer, out, link, self._admin, self._group, ranges)
+
+    def _pick(self, record: Record) -> bool | str:
+        return self._plan.pick(self._job.selection, record)
+
+    def _live_lag(self) -> int:
+        live = request_topics(self._settings)
+        return lag(self._admin, self._settings.group, [live[LaneName.BULK], live[LaneName.INTERACTIVE]])
+
+    def _paused(self, lag: int) -> None:
+        remark(f"paused while live traffic lags: {lag:,} records, --max-live-lag is {self._job.max_live_lag:,}")
+
+
+def _nothing() -> None:
+    """Stands for the check on what is written meanwhile, where that does not matter."""
+
+
+def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -> Convert:
+    if job.rescore:
+        from agents.score import BATCH, configured
+
+        return InProcess(ScoreStage(configured(settings), coder, settings.topic_scores), BATCH)
+    if job.model is None or job.output is None:
+        return copier(settings.topic_replay)
+    from agents.embed import checked_embedder
+
+    revision = settings.model_revision if job.model == settings.model else None
+    embedder = checked_embedder(settings.model_copy(update={"model": job.model, "model_revision": revision}))
+    _provide(settings, admin, job.output)
+    stage = EmbedStage(embedder, coder, job.output, publish_text=settings.publish_text)
+    return InProcess(stage, settings.token_budget or embedder.token_budget)
+
+
+def _provide(settings: Settings, admin: AdminClient, topic: str) -> None:
+    """Makes a topic like that of the embeddings, where there is none."""
+    if topic not in admin.list_topics(timeout=PATIENCE).topics:
+        (like,) = (spec for spec in topics.specs(settings) if spec.name == settings.topic_embeddings)
+        for done in provision(admin, [replace(like, name=topic)]):
+            remark(str(done))
+
+
+# -- what is told ---------------------------------------------------------------------------------------------
+
+
+def _tell_plan(plan: Plan, job: Job, to: str, done: int) -> None:
+    total = plan.total
+    remark(f"{job.selection.topic} from {job.selection.start} to {job.selection.end}:")
+    for partition, counts in sorted(plan.partitions.items()):
+        remark(f"  partition {partition}: {_counted(counts)}")
+    verb = "replaying" if job.execute else "would replay"
+    took = transfers.duration(total.moving / job.rate)
+    remark(f"{verb} {plural(total.moving, 'record')} to {to}; at {job.rate:g}/s {took}")
+    if total.superseded:
+        remark("superseded: the key has a newer record or was deleted; --include-superseded sends them all the same")
+    if done:
+        remark("earlier runs of this replay went through the rest; --name starts a new one")
+    if not job.execute:
+        remark("nothing was sent: --execute does it")
+
+
+def _counted(counts: Counts) -> str:
+    return (
+        f"{plural(counts.records, 'record')}, {counts.chosen:,} selected, "
+        f"{counts.superseded:,} of them superseded, {counts.reply_only:,} for their caller only"
+    )
+
+
+def _as_json(plan: Plan, job: Job, tally: Tally | None) -> dict[str, Any]:
+    total = plan.total
+    return {
+        "partitions": {str(n): {**asdict(counts), "moving": counts.moving} for n, counts in plan.partitions.items()},
+        "total": {**asdict(total), "moving": total.moving},
+        "seconds": total.moving / job.rate,
+        "executed": None if tally is None else transfers.as_json(tally),
+    }
