@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help setup run test test-unit lint format bench lock clean debian
+.PHONY: help setup run test test-unit lint format chaos bench lock clean debian
 help:            ## Shows this.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -46,6 +46,9 @@ lint: $(READY)   ## Formatting, lint, types, layers.
 format: $(READY) ## Formats the code.
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+chaos: $(READY)  ## The long fault suite; CHAOS_RECORDS and CHAOS_SECONDS set its length.
+	@$(BIN)/python -m tests.faults
 
 bench: $(READY)  ## Measures the figures that README quotes.
 	@$(BIN)/python -m benchmarks
