@@ -1,7 +1,6 @@
 """The composition root: the one place where settings become real things."""
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +9,7 @@ import faust
 import structlog
 from faust.app.base import BootStrategy
 
+from agents.clients import connection
 from agents.health import Health
 from agents.transport import Transport
 from streams.brake import Brake
@@ -49,15 +49,6 @@ class StreamApp(faust.App):
 
     def _create_directories(self) -> None:
         """Nothing is kept on disk: the file system may be read-only."""
-
-
-def connection(settings: Settings) -> dict[str, Any]:
-    """Returns what every aiokafka client needs to reach the brokers."""
-    return {
-        "bootstrap_servers": settings.bootstrap_servers.split(","),
-        "client_id": f"sentence-streams-{os.getpid()}",
-        **settings.kafka_security().aiokafka(),
-    }
 
 
 class Worker:

@@ -1,7 +1,9 @@
 """What the command-line tools talk to, made from settings: brokers, registry, codec. No Faust here."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -21,6 +23,15 @@ class NoTopic(StreamsError):
 def broker(settings: Settings, timeout: float = admin.CONNECT_TIMEOUT) -> AdminClient:
     """Returns an admin client that a broker has answered; raises BrokerUnreachable or BrokerRefused."""
     return admin.connect(settings.bootstrap_servers, settings.kafka_security(), timeout)
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """Returns what every aiokafka client needs to reach the brokers."""
+    return {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "client_id": f"sentence-streams-{os.getpid()}",
+        **settings.kafka_security().aiokafka(),
+    }
 
 
 def registry_client(settings: Settings) -> SchemaRegistryClient | None:

@@ -137,8 +137,7 @@ def redrive(
     A run that is stopped, or killed, goes on where it was when the same command is given again: nothing is redriven
     twice. What fails again is a new dead letter, which counts how often it was redriven.
     """
-    from agents.dead_letters import Job
-    from agents.dead_letters import redrive as run
+    from agents.redrive import Job, run
     from streams.redrive import Selection
 
     selection = Selection(

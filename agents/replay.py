@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 
 from agents import transfers
-from agents.clients import broker, codec, request_topics
+from agents.clients import broker, codec, connection, request_topics
 from agents.console import plural, print_json, progress, remark
 from schemas.codec import Codec
 from schemas.errors import StreamsError
@@ -118,7 +118,7 @@ async def _survey(
     if not selection.include_superseded and ranges:  # what supersedes a record can be anywhere behind it
         reading = {tp: Range(ranges[tp].start if tp in ranges else each.end, ends[tp]) for tp, each in whole.items()}
     with progress(f"reading {selection.topic}", size(reading)) as advance:
-        async with aclosing(scan(transfers.connection(settings), reading)) as batches:
+        async with aclosing(scan(connection(settings), reading)) as batches:
             return await survey(batches, selection, ranges, advance)
 
 
@@ -133,7 +133,7 @@ class Replay:
 
     async def run(self, ranges: Ranges, ends: Mapping[TopicPartition, int], stop: asyncio.Event) -> Tally:
         """Moves the records of the ranges; `ends` is how far the plan has read. Raises TakenOver."""
-        settings, job, link = self._settings, self._job, transfers.connection(self._settings)
+        settings, job, link = self._settings, self._job, connection(self._settings)
         live = Yielding(self._live_lag, job.max_live_lag, stop, self._paused)
         out = transfers.publisher(settings, self._group)
         news = nullcontext(_nothing) if job.selection.include_superseded else following(link, self._plan.latest, ends)

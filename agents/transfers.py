@@ -1,13 +1,13 @@
 """What `dead-letters` and `replay` have in common: reaching the brokers, being stopped, telling what was done."""
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from confluent_kafka.admin import AdminClient
 
+from agents.clients import connection
 from agents.console import plural, remark
 from streams.observe.metrics import Metrics
 from streams.ranges import END, Ranges, committed, is_embedded, remaining, resolve
@@ -20,15 +20,6 @@ T = TypeVar("T")
 
 #: Records a second unless the command line says otherwise: what one worker embeds on a few processors.
 RATE = 500.0
-
-
-def connection(settings: Settings) -> dict[str, Any]:
-    """Returns what an aiokafka client needs to reach the brokers."""
-    return {
-        "bootstrap_servers": settings.bootstrap_servers.split(","),
-        "client_id": f"sentence-streams-tools-{os.getpid()}",
-        **settings.kafka_security().aiokafka(),
-    }
 
 
 def publisher(settings: Settings, group: str) -> TransactionalPublisher:

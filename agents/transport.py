@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -29,6 +35,8 @@ FETCH_RECORDS = 512
 FETCH_WAIT_MS = 100
 #: How long (seconds) a fetch waits for a partition whose records nobody took yet before it goes on without it.
 PREFETCH_BACKOFF = 0.01
+#: The broker says that this member's generation is over.
+REBALANCED = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 #: Stands for a partition without a commit.
 NOTHING = OffsetAndMetadata(-1, "")
 
@@ -86,19 +94,32 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         found = await coordinator.fetch_committed_offsets([driver.TopicPartition(*tp) for tp in tps])
         return {TopicPartition(*tp): note for tp, note in found.items() if note.offset >= 0}
 
-    async def commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
-        """Commits offsets with metadata; False where a rebalance took the partitions away meanwhile."""
+    async def commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata], generation: int) -> bool:
+        """Commits offsets with metadata as a member of this generation; False where a rebalance has ended it.
+
+        aiokafka's own `commit` waits for the broker and then takes whatever generation it has by that time, so a
+        worker that was frozen or cut off would move the group back to an old watermark.
+        """
         consumer = self._ensure_consumer()
-        ours = {tp: notes[TopicPartition(*tp)] for tp in consumer.assignment() if TopicPartition(*tp) in notes}
-        # Without a generation it is no member any more, and an empty group would take even its old offsets.
-        if not ours or consumer._coordinator.generation < 0:
-            return False
-        try:
-            await consumer.commit(ours)
-        except (CommitFailedError, IllegalStateError) as error:
-            log.info("commit-refused", error=str(error))
-            return False
-        return True
+        coordinator = consumer._coordinator
+        while True:
+            await coordinator.ensure_coordinator_known()
+            async with coordinator._commit_lock:
+                assigned = consumer.assignment()
+                ours = {tp: note for tp, note in notes.items() if tp in assigned}
+                if not ours or coordinator.generation != generation:
+                    return False
+                try:
+                    await coordinator._do_commit_offsets(None, ours)
+                except REBALANCED as error:
+                    log.info("commit-refused", error=repr(error))
+                    return False
+                except KafkaError as error:
+                    if not error.retriable:
+                        raise
+                else:
+                    return True
+            await asyncio.sleep(0.1)
 
 
 class Consumer(driver.Consumer):
@@ -109,6 +130,7 @@ class Consumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fetching: set[str] = set()  # topics with a fetch under way
+        self._generation = -1  # in which the pipeline was given its partitions
         self._committed: dict[TopicPartition, OffsetAndMetadata] = {}  # of the group, as far as this member knows
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -178,7 +200,7 @@ class Consumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         """Starts the assigned partitions at their committed offsets, or where the reset policy says."""
-        epoch = self.app.pipeline.epoch
+        epoch, generation = self.app.pipeline.epoch, self.app.consumer_generation_id
         while self._fetching:  # a fetch under way would move the positions set here
             await asyncio.sleep(0.005)
         tps = [TopicPartition(tp.topic, tp.partition) for tp in self.assignment()]
@@ -186,10 +208,14 @@ class Consumer(driver.Consumer):
         await self.app.publisher.assign(tps)
         await self.seek_to_committed()
         self._committed = await self._thread.call_thread(self._thread.committed, tps)
+        # Which leaves out offset 0 and partitions without a commit, though a discarded fetch may have moved them.
+        if fresh := [driver.TopicPartition(*tp) for tp in tps if self._committed.get(tp, NOTHING).offset <= 0]:
+            await self._thread.seek_to_beginning(*fresh)
         positions = {tp: await self.position(TP(*tp)) for tp in tps}
         suspicions = {tp: Suspicion.parse(note.metadata, note.offset) for tp, note in self._committed.items()}
         if epoch != self.app.pipeline.epoch:
             return  # another rebalance has begun meanwhile, and will seek in its turn
+        self._generation = generation
         self.app.pipeline.assign(positions, suspicions)
         self.app.metrics.rebalances.inc()
         suspects = sorted(f"{tp.topic}/{tp.partition}" for tp, found in suspicions.items() if found.until)
@@ -234,7 +260,7 @@ class Consumer(driver.Consumer):
     async def _commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
         if not notes:
             return False
-        committed = bool(await self._thread.call_thread(self._thread.commit_notes, notes))
+        committed = bool(await self._thread.call_thread(self._thread.commit_notes, notes, self._generation))
         self.app.metrics.commits.labels("done" if committed else "rebalanced").inc()
         if committed:
             self._committed.update(notes)

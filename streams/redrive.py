@@ -14,9 +14,10 @@ from schemas.errors import InvalidField, Reject
 from schemas.headers import VALUE_SCHEMA, Header, Headers, source_headers
 from schemas.records import Sentence, Source
 from streams.dead_letters import Letter, opened
+from streams.latest import Latest, is_reply_only, original_source, without_caller
 from streams.ranges import BEGINNING, END, Batch, Bound, Range, Ranges, scan
 from streams.records import Outgoing, Record, TopicPartition
-from streams.transfer import Latest, fingerprint, is_reply_only, original_source, without_caller
+from streams.transfer import fingerprint
 
 #: How often a record was redriven; it stays on the record, so a record that fails again tells it.
 REDRIVES = "redrive-attempts"

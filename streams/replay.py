@@ -10,10 +10,11 @@ from typing import Any, Generic
 from schemas.errors import Reject, Retry
 from schemas.headers import source_headers
 from schemas.records import Source
+from streams.latest import Latest, is_reply_only, original_source, without_caller
 from streams.ranges import FOREVER, Batch, Bound, Range, Ranges, scan
 from streams.records import Outgoing, Record, TopicPartition
 from streams.stage import Stage, W
-from streams.transfer import Latest, fingerprint, is_reply_only, original_source, wait_for, without_caller
+from streams.transfer import fingerprint, wait_for
 
 SUPERSEDED, REPLY_ONLY = "superseded", "reply-only"
 #: Seconds between two looks at the live lag.

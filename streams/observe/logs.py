@@ -9,7 +9,7 @@ import structlog
 from streams.settings import LogText, Settings
 
 #: Libraries whose every step is not news; their warnings are.
-CHATTY = ("aiokafka", "faust", "mode", "httpx", "sentence_transformers", "transformers", "urllib3")
+CHATTY = ("aiokafka", "faust", "mode", "httpx", "httpx2", "sentence_transformers", "transformers", "urllib3")
 
 
 def configure(settings: Settings) -> None:
