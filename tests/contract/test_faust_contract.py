@@ -1,0 +1,269 @@
+"""What agents/transport.py takes from Faust and aiokafka, and what would break it.
+
+Both are overridden below their public interfaces. A new version may change what is underneath without a word, so each
+piece of theirs that ours replaces or rests on is pinned here by a fingerprint of its source. A test that fails is no
+bug yet: read what changed, check what the message says, then put the new fingerprint in.
+"""
+
+import ast
+import asyncio
+import functools
+import hashlib
+import inspect
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import faust
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from faust.app.base import BootStrategy
+from faust.tables.recovery import Recovery
+from faust.transport import consumer as base
+from faust.transport.drivers import aiokafka as driver
+
+from agents import transport
+from agents.app import StreamApp, Worker
+from schemas.codec import Codec
+from streams import topics
+from streams.brokers.admin import provision
+from streams.brokers.embedded import EmbeddedBroker
+from streams.embedding.stage import EmbedStage
+from streams.observe.metrics import Metrics
+from streams.settings import TOPICS, Settings, load
+from streams.testing import DeterministicEmbedder
+from tests.support.kafka import unique
+from tests.support.stream import PATIENCE
+
+
+def fingerprint(thing: Any) -> str:
+    """A hash of a function's code: comments, docstrings and layout do not count."""
+    source = textwrap.dedent(inspect.getsource(getattr(thing, "fun", thing)))  # mode wraps its service tasks
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)
+    code = "\n".join("".join(line.split()) for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    return hashlib.sha256(code.encode()).hexdigest()[:12]
+
+
+#: What to check -> what it rests on, and the fingerprint that was checked.
+PINS: dict[str, list[tuple[Any, str]]] = {
+    "`_drain_messages` is ours: who calls it, how it is cancelled, and what a fetch may still do after that": [
+        (base.Consumer._drain_messages, "3c7356856d79"),
+        (base.Fetcher._fetcher, "34a85562a69c"),
+        (base.Fetcher.on_stop, "d7682cd5e888"),
+    ],
+    "`stop_flow` starts a new epoch, and `resume_flow` is Faust's: who calls them, and when": [
+        (base.Consumer.stop_flow, "e455210b1239"),
+        (base.Consumer.resume_flow, "27386b6fa201"),
+        (faust.App._stop_consumer, "3727218c2d8b"),
+    ],
+    "a rebalance calls on_partitions_revoked, wait_empty, on_partitions_assigned, perform_seek, in this order": [
+        (driver.ConsumerRebalanceListener, "20e413b52f21"),
+        (base.ThreadDelegateConsumer.threadsafe_partitions_revoked, "59ddd408717e"),
+        (base.ThreadDelegateConsumer.threadsafe_partitions_assigned, "664780964970"),
+        (base.Consumer.on_partitions_revoked, "5a3beac83ee3"),
+        (base.Consumer.on_partitions_assigned, "4e015e54ffb1"),
+        (faust.App._on_partitions_revoked, "29b76c2a371a"),
+        (faust.App._on_partitions_assigned, "ca54ddb01d38"),
+        (faust.App._consumer_wait_empty, "c3561d8ad01f"),
+        (Recovery.on_rebalance, "db8048a4ea78"),
+        (Recovery._resume_streams, "c29a4d671e2b"),
+        (GroupCoordinator._on_join_prepare, "8a7a1ad86674"),
+    ],
+    "`perform_seek` is ours: what it did, and that these still seek and tell positions": [
+        (base.Consumer.perform_seek, "663049d15c24"),
+        (base.ThreadDelegateConsumer.seek_to_committed, "9ab819b04d95"),
+        (base.ThreadDelegateConsumer.position, "1382e6768ca3"),
+        (driver.AIOKafkaConsumerThread.seek_to_committed, "545a61dabe1c"),
+        (driver.AIOKafkaConsumerThread.position, "f11dd0287fa1"),
+        (AIOKafkaConsumer.seek_to_committed, "375102d957c8"),
+        (AIOKafkaConsumer.position, "7b1b355d32b1"),
+    ],
+    "`wait_empty` and `force_commit` are ours: the timer, a rebalance and the end must pass through them": [
+        (base.Consumer.wait_empty, "418dca95cfc1"),
+        (base.Consumer.on_stop, "38c832301882"),
+        (base.Consumer.commit, "9946c874c85c"),
+        (base.Consumer.maybe_wait_for_commit_to_finish, "298d80bea6e6"),
+        (base.Consumer._commit_handler, "976fb7662da4"),
+        (base.Consumer.force_commit, "8c75d9855a37"),
+    ],
+    "`commit_notes` does what `commit_offsets` does, in one generation only": [
+        (GroupCoordinator.commit_offsets, "fad3cab856c7"),
+        (GroupCoordinator._do_commit_offsets, "23c39148bb3d"),
+        (GroupCoordinator.ensure_coordinator_known, "7d6ad05a9951"),
+        (GroupCoordinator.reset_generation, "d23b80352b67"),
+        (GroupCoordinator.fetch_committed_offsets, "68a890104f44"),
+        (GroupCoordinator.request_rejoin, "e3a19aa5dd8e"),
+    ],
+    "`verify_event_path` is silenced: only the stall detector calls it": [
+        (base.Consumer.verify_all_partitions_active, "6895b643cb04"),
+        (driver.Consumer.verify_event_path, "6760a49f3c1b"),
+    ],
+    "the consumer's thread and the aiokafka consumer in it are ours: what Faust's own would be given": [
+        (base.Consumer.__init__, "b3f31611082d"),
+        (base.ThreadDelegateConsumer.__init__, "a9934d9cadb1"),
+        (driver.Consumer._new_consumer_thread, "f975180b1581"),
+        (driver.AIOKafkaConsumerThread.on_start, "80e63549b581"),
+        (driver.AIOKafkaConsumerThread.on_thread_stop, "606c37380f35"),
+        (driver.AIOKafkaConsumerThread._create_consumer, "93de3a462f6e"),
+        (driver.AIOKafkaConsumerThread._create_worker_consumer, "9cd064715251"),
+        (driver.AIOKafkaConsumerThread.subscribe, "88384e3b4920"),
+        (driver.Transport.create_consumer, "84b134fec33e"),
+    ],
+    "`fetch` takes records and then positions: what is skipped (markers, compacted offsets) must still move them": [
+        (AIOKafkaConsumer.getmany, "9d9df4077b23"),
+        (AIOKafkaConsumer.last_stable_offset, "753718b5852b"),
+        (Fetcher.fetched_records, "5bdbdedd80a0"),
+        (Fetcher._update_fetch_positions, "55a9dc0b859f"),
+    ],
+    "nothing is written to disk, and neither Faust's producer nor its web server starts": [
+        (faust.App._create_directories, "c0df2eab311c"),
+        (BootStrategy.kafka_producer, "ffe59c03ce3f"),
+        (BootStrategy._should_enable_kafka_producer, "12c85437cb44"),
+        (BootStrategy.web_server, "d5d07f10d0cd"),
+        (BootStrategy.kafka_consumer, "42e35afc6e47"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "thing", "pinned"),
+    [
+        pytest.param(what, thing, pinned, id=getattr(thing, "fun", thing).__qualname__)
+        for what, pins in PINS.items()
+        for thing, pinned in pins
+    ],
+)
+def test_what_is_underneath_has_not_changed(what: str, thing: Any, pinned: str) -> None:
+    """The code of Faust and aiokafka that ours replaces or rests on is the code that was read."""
+    name = f"{thing.__module__}.{getattr(thing, 'fun', thing).__qualname__}"
+    found = fingerprint(thing)
+    assert found == pinned, f"{name} is not what it was (now {found}). Check in agents/transport.py: {what}"
+
+
+def test_every_override_is_pinned() -> None:
+    """Whatever our transport overrides of Faust's is pinned above."""
+    pinned = {getattr(thing, "fun", thing).__qualname__.split(".")[-1] for pins in PINS.values() for thing, _ in pins}
+    pairs = (
+        (transport.Consumer, driver.Consumer),
+        (transport.ConsumerThread, driver.AIOKafkaConsumerThread),
+        (StreamApp, faust.App),
+    )
+    overridden = {
+        name
+        for ours, theirs in pairs
+        for name, value in vars(ours).items()
+        if inspect.isfunction(value) and hasattr(theirs, name)
+    }
+    assert overridden - pinned == set()
+    assert {"_drain_messages", "force_commit", "wait_empty", "perform_seek", "_create_directories"} <= overridden
+
+
+def test_aiokafka_takes_what_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every argument of the consumer exists, and the one that is set behind its back still cannot be passed."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(transport, "AIOKafkaConsumer", lambda **arguments: seen.update(arguments))
+    conf = SimpleNamespace(
+        id="group", broker_session_timeout=10.0, broker_heartbeat_interval=2.5, broker_rebalance_timeout=35.0
+    )
+    thread = SimpleNamespace(app=SimpleNamespace(connection={"bootstrap_servers": "x:1", "client_id": "c"}, conf=conf))
+    transport.ConsumerThread._create_worker_consumer(thread, None)  # type: ignore[arg-type]
+    assert seen.keys() <= inspect.signature(AIOKafkaConsumer).parameters.keys()
+    assert (seen["isolation_level"], seen["enable_auto_commit"]) == ("read_committed", False)
+    assert "prefetch_backoff" in inspect.signature(Fetcher).parameters
+    assert "prefetch_backoff" not in inspect.signature(AIOKafkaConsumer).parameters, "pass it, in place of the attribute"
+
+
+def test_faust_starts_neither_producer_nor_web_server() -> None:
+    """The flags of our boot strategy still mean what they meant."""
+    strategy = StreamApp.BootStrategy(SimpleNamespace(conf=SimpleNamespace(web_enabled=True)))
+    assert list(strategy.kafka_producer()) == []
+    assert list(strategy.web_server()) == []
+
+
+#: What a rebalance calls, in this order.
+REBALANCE = ["on_partitions_revoked", "stop_flow", "wait_empty", "on_partitions_assigned", "perform_seek", "resume_flow"]
+
+
+async def test_a_rebalance_goes_through_our_hands_in_order(
+    embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flow stopped, work finished and committed, old partitions let go, new ones sought, flow resumed."""
+    calls: list[str] = []
+    for name in REBALANCE:
+        record(name, calls, monkeypatch)
+    settings = load(
+        bootstrap_servers=embedded_broker.bootstrap_servers,
+        **{name: unique(name.removeprefix("topic_")) for name in TOPICS},
+        partitions=4,
+        session_timeout=2,
+        health_port=0,
+    )
+    provision(settings.bootstrap_servers, topics.specs(settings))
+    async with running(settings):
+        await resumed(calls)
+        assert distinct(calls) == [name for name in REBALANCE if name != "wait_empty"], "nothing is held at first"
+        calls.clear()
+        async with another_member(settings):
+            await resumed(calls)
+            assert distinct(calls) == REBALANCE
+            calls.clear()
+    assert distinct(calls)[-2:] == ["stop_flow", "wait_empty"], "the end drains and commits, too"
+
+
+def record(name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes every call of a method of our consumer, at its start."""
+    original = getattr(transport.Consumer, name)
+
+    @functools.wraps(original)
+    def noted(*args: Any, **more: Any) -> Any:
+        calls.append(name)
+        return original(*args, **more)
+
+    monkeypatch.setattr(transport.Consumer, name, noted)
+
+
+def distinct(calls: list[str]) -> list[str]:
+    """The calls, each where it came first."""
+    return list(dict.fromkeys(calls))
+
+
+async def resumed(calls: list[str]) -> None:
+    """Waits for the end of a rebalance."""
+    async with asyncio.timeout(PATIENCE):
+        while "resume_flow" not in calls:
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[None]:
+    """A worker in this process."""
+    stage = EmbedStage(DeterministicEmbedder(), Codec(), settings.topic_embeddings, publish_text=True)
+    worker = Worker(settings, settings.group, topics.lanes(settings), stage, Metrics(), 100)
+    serving = asyncio.get_running_loop().create_task(worker.run())
+    yield
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
+@asynccontextmanager
+async def another_member(settings: Settings) -> AsyncIterator[None]:
+    """A plain consumer in the worker's group."""
+    member = AIOKafkaConsumer(
+        settings.topic_requests,
+        bootstrap_servers=settings.bootstrap_servers,
+        group_id=settings.group,
+        partition_assignment_strategy=[StickyPartitionAssignor],
+    )
+    await member.start()
+    yield
+    await member.stop()
