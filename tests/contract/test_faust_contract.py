@@ -6,13 +6,11 @@ bug yet: read what changed, check what the message says, then put the new finger
 """
 
 import ast
-import asyncio
-import functools
 import hashlib
 import inspect
+import itertools
 import textwrap
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,24 +19,16 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from faust.app.base import BootStrategy
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as base
 from faust.transport.drivers import aiokafka as driver
 
 from agents import transport
-from agents.app import StreamApp, Worker
-from schemas.codec import Codec
-from streams import topics
-from streams.brokers.admin import provision
+from agents.app import StreamApp
 from streams.brokers.embedded import EmbeddedBroker
-from streams.embedding.stage import EmbedStage
-from streams.observe.metrics import Metrics
-from streams.settings import TOPICS, Settings, load
-from streams.testing import DeterministicEmbedder
-from tests.support.kafka import unique
-from tests.support.stream import PATIENCE
+from tests.support.observed import HOOKS
+from tests.support.stream import Program, Stream, wait_until
 
 
 def fingerprint(thing: Any) -> str:
@@ -46,7 +36,10 @@ def fingerprint(thing: Any) -> str:
     source = textwrap.dedent(inspect.getsource(getattr(thing, "fun", thing)))  # mode wraps its service tasks
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and ast.get_docstring(node) is not None
+        ):
             docstring = node.body[0]
             lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)
     code = "\n".join("".join(line.split()) for line in lines if line.strip() and not line.lstrip().startswith("#"))
@@ -179,7 +172,9 @@ def test_aiokafka_takes_what_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.keys() <= inspect.signature(AIOKafkaConsumer).parameters.keys()
     assert (seen["isolation_level"], seen["enable_auto_commit"]) == ("read_committed", False)
     assert "prefetch_backoff" in inspect.signature(Fetcher).parameters
-    assert "prefetch_backoff" not in inspect.signature(AIOKafkaConsumer).parameters, "pass it, in place of the attribute"
+    assert "prefetch_backoff" not in inspect.signature(AIOKafkaConsumer).parameters, (
+        "pass it, in place of the attribute"
+    )
 
 
 def test_faust_starts_neither_producer_nor_web_server() -> None:
@@ -189,81 +184,20 @@ def test_faust_starts_neither_producer_nor_web_server() -> None:
     assert list(strategy.web_server()) == []
 
 
-#: What a rebalance calls, in this order.
-REBALANCE = ["on_partitions_revoked", "stop_flow", "wait_empty", "on_partitions_assigned", "perform_seek", "resume_flow"]
-
-
-async def test_a_rebalance_goes_through_our_hands_in_order(
-    embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rebalance_goes_through_our_hands_in_order(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
     """Flow stopped, work finished and committed, old partitions let go, new ones sought, flow resumed."""
-    calls: list[str] = []
-    for name in REBALANCE:
-        record(name, calls, monkeypatch)
-    settings = load(
-        bootstrap_servers=embedded_broker.bootstrap_servers,
-        **{name: unique(name.removeprefix("topic_")) for name in TOPICS},
-        partitions=4,
-        session_timeout=2,
-        health_port=0,
-    )
-    provision(settings.bootstrap_servers, topics.specs(settings))
-    async with running(settings):
-        await resumed(calls)
-        assert distinct(calls) == [name for name in REBALANCE if name != "wait_empty"], "nothing is held at first"
-        calls.clear()
-        async with another_member(settings):
-            await resumed(calls)
-            assert distinct(calls) == REBALANCE
-            calls.clear()
-    assert distinct(calls)[-2:] == ["stop_flow", "wait_empty"], "the end drains and commits, too"
+    with Stream(embedded_broker.bootstrap_servers, tmp_path) as stream:
+        first = stream.start(module="tests.support.observed").ready()
+        joined = hooks(first)
+        assert joined == [name for name in HOOKS if name != "wait_empty"], "nothing is held at first"
+        stream.start().ready()
+        wait_until(lambda: hooks(first)[-1] == "resume_flow", "the rebalance is over")
+        assert hooks(first) == [*joined, *HOOKS]
+        first.stop()
+        assert hooks(first) == [*joined, *HOOKS, "stop_flow", "wait_empty"]
 
 
-def record(name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Notes every call of a method of our consumer, at its start."""
-    original = getattr(transport.Consumer, name)
-
-    @functools.wraps(original)
-    def noted(*args: Any, **more: Any) -> Any:
-        calls.append(name)
-        return original(*args, **more)
-
-    monkeypatch.setattr(transport.Consumer, name, noted)
-
-
-def distinct(calls: list[str]) -> list[str]:
-    """The calls, each where it came first."""
-    return list(dict.fromkeys(calls))
-
-
-async def resumed(calls: list[str]) -> None:
-    """Waits for the end of a rebalance."""
-    async with asyncio.timeout(PATIENCE):
-        while "resume_flow" not in calls:
-            await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[None]:
-    """A worker in this process."""
-    stage = EmbedStage(DeterministicEmbedder(), Codec(), settings.topic_embeddings, publish_text=True)
-    worker = Worker(settings, settings.group, topics.lanes(settings), stage, Metrics(), 100)
-    serving = asyncio.get_running_loop().create_task(worker.run())
-    yield
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
-
-
-@asynccontextmanager
-async def another_member(settings: Settings) -> AsyncIterator[None]:
-    """A plain consumer in the worker's group."""
-    member = AIOKafkaConsumer(
-        settings.topic_requests,
-        bootstrap_servers=settings.bootstrap_servers,
-        group_id=settings.group,
-        partition_assignment_strategy=[StickyPartitionAssignor],
-    )
-    await member.start()
-    yield
-    await member.stop()
+def hooks(program: Program) -> list[str]:
+    """The hooks that were called; one that is called several times in a row counts once."""
+    called = [line["name"] for line in program.lines() if line["event"] == "hook"]
+    return [name for name, _ in itertools.groupby(called)]

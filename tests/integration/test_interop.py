@@ -63,10 +63,10 @@ def sentence(number: int, text: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def stream(kafka: Kafka, tmp_path: Path) -> Iterator[Stream]:
+@pytest.fixture(scope="module")
+def stream(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stream]:
     """A stream with a worker and a scorer."""
-    with Stream(kafka.bootstrap_servers, tmp_path, partitions=1) as stream:
+    with Stream(kafka.bootstrap_servers, tmp_path_factory.mktemp("interop"), partitions=1) as stream:
         worker, scorer = stream.start("worker"), stream.start("score")
         worker.ready()
         scorer.ready()
@@ -118,14 +118,15 @@ def test_kafkas_own_consumer_reads_the_results(kafka: Kafka, stream: Stream) -> 
     """The Java console consumer prints key, headers and bytes of a result; `avro` decodes the bytes."""
     if not isinstance(kafka, Kafka):
         pytest.skip("the Java console consumer needs Kafka's jars: Java and Maven, not a container")
-    stream.send([{"key": b"the key", "value": written(sentence(0, TEXTS[0]))}])
+    stream.send([{"key": b"the key", "value": written(sentence(9, TEXTS[0]))}])
     stream.finish()
+    place = str(stream.read(stream.settings.topic_embeddings)[-1].offset)
     options = ["print.key=true", "print.headers=true", "key.separator=|||", "headers.separator=;"]
     command = [java(), *JVM, "-cp", kafka.classpath, "org.apache.kafka.tools.consumer.ConsoleConsumer"]
     command += ["--bootstrap-server", stream.servers, "--topic", stream.settings.topic_embeddings]
-    command += ["--from-beginning", "--max-messages", "1", "--isolation-level", "read_committed"]
+    command += ["--partition", "0", "--offset", place, "--max-messages", "1", "--isolation-level", "read_committed"]
     out = run(*command, *(part for option in options for part in ("--property", option)))
     headers, key, value = out.removesuffix(b"\n").split(b"|||", 2)
     assert b"ce_type:sentence_streams.Embedding" in headers.split(b";")
     assert key == b"the key"
-    assert read(Embedding, value)["sentence_id"] == "interop-0"
+    assert read(Embedding, value)["sentence_id"] == "interop-9"

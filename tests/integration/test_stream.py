@@ -69,7 +69,7 @@ ANSWER = "answer"
 
 
 def mixed(count: int) -> Iterator[dict[str, Any]]:
-    """Requests of every kind over all partitions, with and without keys; the header `expect` says what becomes of it."""
+    """Requests of every kind over all partitions, with and without keys; their header `expect` says what becomes."""
     dice = random.Random(1)
     for number in range(count):
         expect, make = (ANSWER, dice.choice(GOOD)) if dice.random() < 0.6 else dice.choice(BAD)

@@ -98,16 +98,16 @@ def stream(kafka: HasBrokers, front: Front, tmp_path: Path) -> Iterator[Stream]:
         yield stream
 
 
-def test_records_in_and_out_are_in_the_registry(
-    stream: Stream, front: Front, registry: SchemaRegistryClient
-) -> None:
+def test_records_in_and_out_are_in_the_registry(stream: Stream, front: Front, registry: SchemaRegistryClient) -> None:
     """What another's serialiser wrote is read, and what we write another's deserialiser reads.
 
     While the registry is away nothing is lost and nothing is a dead letter; records without an id need no registry.
     """
     topic = stream.settings.topic_requests
     serialise = AvroSerializer(registry, WRITER)
-    value = serialise({"id": "framed", "text": "Hello.", "mood": "glad"}, SerializationContext(topic, MessageField.VALUE))
+    value = serialise(
+        {"id": "framed", "text": "Hello.", "mood": "glad"}, SerializationContext(topic, MessageField.VALUE)
+    )
     front.away = True
     worker, scorer = stream.start("worker"), stream.start("score")
     stream.send([{"value": value}, {"value": encoded(1)}])

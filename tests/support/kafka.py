@@ -66,6 +66,7 @@ def server_properties(
         "share.coordinator.state.topic.replication.factor": replication,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": 0,
+        "group.min.session.timeout.ms": 1000,  # a test of a killed worker need not wait 6 s for its partitions
         "auto.create.topics.enable": "false",
         "log.cleaner.backoff.ms": 100,  # a test of compacted input need not wait 15 s for it
     }

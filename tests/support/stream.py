@@ -31,7 +31,7 @@ from schemas.records import Embedding, Score, Sentence, Source
 from streams import topics
 from streams.brokers.admin import provision
 from streams.records import Headers
-from streams.settings import TOPICS, load
+from streams.settings import PREFIX, TOPICS, load
 from streams.testing import PublishedRecord
 from tests.support.java import free_ports
 from tests.support.kafka import unique
@@ -178,11 +178,10 @@ class Stream:
 
     def start(self, command: str = "worker", module: str = "agents.cli", **settings: str | int | float) -> Program:
         """Starts a `worker` or a `score`, without waiting; `settings` on top of the stream's own."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMS_")}
-        ours = {f"STREAMS_{name.upper()}": str(value) for name, value in {**self._overrides, **settings}.items()}
-        cache = {"STREAMS_TEST_CACHE": os.environ[name] for name in ("STREAMS_TEST_CACHE",) if name in os.environ}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        ours = {PREFIX + name.upper(): str(value) for name, value in {**self._overrides, **settings}.items()}
         log = self._folder / f"{command}-{len(self._programs)}.log"
-        program = Program(command, {**environment, **cache, **ours}, log, module)
+        program = Program(command, {**environment, **ours}, log, module)
         self._programs.append(program)
         return program
 
@@ -193,9 +192,7 @@ class Stream:
         for record in records:
             producer.produce(
                 topic or self.settings.topic_requests,
-                on_delivery=lambda error, message, headers=record.get("headers", ()): sent.append(
-                    _sent(error, message, headers)
-                ),
+                on_delivery=_collecting(sent, record.get("headers", ())),
                 **record,
             )
             producer.poll(0)
@@ -300,10 +297,15 @@ def _partitions(consumer: Consumer, topic: str) -> list[TopicPartition]:
     ]
 
 
-def _sent(error: KafkaError | None, message: Message, headers: Headers) -> PublishedRecord:
-    if error is not None:
-        raise KafkaException(error)
-    return _record(message, headers)
+def _collecting(sent: list[PublishedRecord], headers: Headers) -> Callable[[KafkaError | None, Message], None]:
+    """A delivery callback; the client does not give headers back, so they come with it."""
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            raise KafkaException(error)
+        sent.append(_record(message, headers))
+
+    return delivered
 
 
 def _record(message: Message, headers: Headers) -> PublishedRecord:
