@@ -131,6 +131,7 @@ class Pipeline(Generic[W]):
         self._rooms = {topic: Room(max_records, max_bytes) for topic in self._lanes}
         self._partitions: dict[TopicPartition, Partition[W]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trial = asyncio.Lock()
         self.epoch = 0  # changes whenever what was fetched before must be forgotten
         self.progressed = time.monotonic()
 
@@ -309,19 +310,29 @@ class Pipeline(Generic[W]):
     async def _creep(self, epoch: int, partition: Partition[W], items: Sequence[Item[W]]) -> None:
         """Takes records one at a time, each named in the commit before it is touched: one of them kills processes."""
         for item in items:
-            while epoch == self.epoch and (partition.publishing or partition.items[0] is not item):
+            while not self._gone(epoch, partition) and (partition.publishing or partition.items[0] is not item):
                 await asyncio.sleep(0.002)
-            if epoch != self.epoch:
-                return
-            suspicion, offset = partition.suspicion, item.record.offset
-            if suspicion.offset == offset and suspicion.times >= self._retries.attempts:
-                partition.suspicion = Suspicion()
-                self._finish(item, Killer(f"{suspicion.times} processes died or hung over this record alone"))
-                self._publish_heads([partition])
-                continue
-            partition.suspicion = suspicion.trying(offset)
-            await self._remember(partition.tp, partition.watermark.position, partition.suspicion.metadata())
-            await self._prepare(epoch, [item])
+            async with self._trial:  # of all partitions together: else a death would accuse whoever waits his turn
+                if self._gone(epoch, partition):
+                    return
+                await self._try_suspect(epoch, partition, item)
+
+    async def _try_suspect(self, epoch: int, partition: Partition[W], item: Item[W]) -> None:
+        """Takes the record at the head of a partition alone, and returns when it is published."""
+        suspicion, offset = partition.suspicion, item.record.offset
+        if suspicion.offset == offset and suspicion.times >= self._retries.attempts:
+            partition.suspicion = Suspicion()
+            self._finish(item, Killer(f"{suspicion.times} processes died or hung over this record alone"))
+            self._publish_heads([partition])
+            return
+        partition.suspicion = suspicion.trying(offset)
+        await self._remember(partition.tp, partition.watermark.position, partition.suspicion.metadata())
+        await self._prepare(epoch, [item])
+        while not self._gone(epoch, partition) and (partition.publishing or item in partition.items):
+            await asyncio.sleep(0.002)
+
+    def _gone(self, epoch: int, partition: Partition[W]) -> bool:
+        return epoch != self.epoch or partition.lost
 
     @contextmanager
     def _holding(self, partition: Partition[W]) -> Iterator[None]:

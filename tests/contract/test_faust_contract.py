@@ -26,7 +26,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from agents import transport
 from agents.app import StreamApp
-from streams.brokers.embedded import EmbeddedBroker
+from tests.support.kafka import HasBrokers
 from tests.support.observed import HOOKS
 from tests.support.stream import Program, Stream, wait_until
 
@@ -184,9 +184,9 @@ def test_faust_starts_neither_producer_nor_web_server() -> None:
     assert list(strategy.web_server()) == []
 
 
-def test_a_rebalance_goes_through_our_hands_in_order(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_a_rebalance_goes_through_our_hands_in_order(kafka: HasBrokers, tmp_path: Path) -> None:
     """Flow stopped, work finished and committed, old partitions let go, new ones sought, flow resumed."""
-    with Stream(embedded_broker.bootstrap_servers, tmp_path) as stream:
+    with Stream(kafka.bootstrap_servers, tmp_path) as stream:
         first = stream.start(module="tests.support.observed").ready()
         joined = hooks(first)
         assert joined == [name for name in HOOKS if name != "wait_empty"], "nothing is held at first"

@@ -255,8 +255,9 @@ def test_workers_that_come_and_go_lose_nothing(stream: Stream) -> None:
     """Two workers join a busy one, then the first two leave: every record is answered."""
     with Flood(stream) as flood:
         first = stream.start().ready()
-        second = stream.start().ready()
-        third = stream.start().ready()
+        second, third = stream.start(), stream.start()
+        second.ready()
+        third.ready()
         first.stop()
         second.stop()
         wait_until(third.ready, "the third has taken over")

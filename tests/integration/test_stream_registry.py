@@ -101,7 +101,7 @@ def stream(kafka: HasBrokers, front: Front, tmp_path: Path) -> Iterator[Stream]:
 def test_records_in_and_out_are_in_the_registry(stream: Stream, front: Front, registry: SchemaRegistryClient) -> None:
     """What another's serialiser wrote is read, and what we write another's deserialiser reads.
 
-    While the registry is away nothing is lost and nothing is a dead letter; records without an id need no registry.
+    While the registry is away the records wait: nothing is lost and nothing is a dead letter.
     """
     topic = stream.settings.topic_requests
     serialise = AvroSerializer(registry, WRITER)

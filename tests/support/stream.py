@@ -39,7 +39,7 @@ from tests.support.kafka import unique
 CODEC = Codec()
 ROOT = Path(__file__).parents[2]
 #: Seconds that anything may take before a test gives up; only a failing test ever waits so long.
-PATIENCE = 40.0
+PATIENCE = 90.0
 #: Names of the headers that a dead letter adds, in order; the cause's name is only there where there is a cause.
 WHY = [
     name

@@ -815,6 +815,26 @@ async def test_suspects_are_taken_one_at_a_time_and_named_before_they_are_touche
         assert bench.stage.prepared.count([0]) >= 1
 
 
+async def test_one_suspect_of_all_partitions_is_tried_at_a_time() -> None:
+    """While one record hangs alone, no other partition's record is named: a death must not accuse who only waited."""
+    named: list[TopicPartition] = []
+
+    async def remember(tp: TopicPartition, _: int, metadata: str) -> None:
+        if Suspicion.parse(metadata, 0).times:
+            named.append(tp)
+
+    suspicion = Suspicion.parse("suspect 2 0 0", 0)
+    async with running(remember=remember, suspicions={P0: suspicion, P1: suspicion}) as bench:
+        bench.stage.gate.clear()
+        await bench.feed(Request(0), Request(0, partition=1))
+        await until(bench.stage.running.is_set)
+        await asyncio.sleep(0.05)
+        assert len(named) == 1
+        bench.stage.gate.set()
+        await bench.finished()
+        assert sorted(named) == [P0, P1]
+
+
 async def test_a_record_over_which_processes_died_alone_becomes_a_dead_letter() -> None:
     """It is not touched again; its neighbours are answered."""
     suspicion = Suspicion.parse("suspect 4 1 2", 0)
