@@ -28,11 +28,12 @@ def dev(settings: Settings, sentences: Path | None) -> int:
         provision(broker.bootstrap_servers, topics.specs(settings))
         try:
             return asyncio.run(_serve(settings, broker.bootstrap_servers, sentences, logs, console))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
 
 
 async def _serve(settings: Settings, servers: str, sentences: Path | None, logs: Path, console: Console) -> int:
+    _leave_no_orphans()
     environment = {"STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_SCHEMA_REGISTRY_URL": ""}
     async with Supervisor(logs, lambda line: console.print(f"[yellow]{line}")) as supervisor:
         supervisor.start("worker", ["worker"], environment)
@@ -47,9 +48,17 @@ async def _serve(settings: Settings, servers: str, sentences: Path | None, logs:
         return code
 
 
+def _leave_no_orphans() -> None:
+    """Lets SIGTERM, and a terminal that closes, end this task as Ctrl-C does: through the supervisor's exit."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
 async def _interrupted() -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
 
