@@ -19,12 +19,11 @@ from rich.text import Text
 
 from agents.clients import broker, registry_client, request_topics
 from agents.console import print_json, table, waiting
-from agents.provision import difference
 from agents.reference import is_secret
 from schemas.contracts import current
 from schemas.errors import StreamsError
 from schemas.records import Embedding, Score, Sentence
-from streams.brokers.admin import CannotShrink, TopicSpec, TopicState, describe
+from streams.brokers.admin import CannotShrink, TopicSpec, TopicState, describe, difference
 from streams.settings import PREFIX, Settings, names
 from streams.topics import specs
 

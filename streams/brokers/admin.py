@@ -167,14 +167,24 @@ def provision(
     cluster = _metadata(admin, timeout)
     if _embedded(cluster):
         return [_ensure(admin, cluster, spec, timeout) for spec in specs]
-    states = describe(admin, [spec.name for spec in specs], timeout=timeout)
-    _refuse_shrinking(specs, states)
-    created = _create(admin, [spec for spec in specs if states[spec.name] is None], timeout)
+    missing = {item.topic for item in plan(admin, specs, timeout=timeout) if item.created}
+    created = _create(admin, [spec for spec in specs if spec.name in missing], timeout)
     _await_leaders(admin, {spec.name: 1 for spec in specs}, timeout)
     rest = [spec for spec in specs if spec.name not in created]
     done = {name: Provisioned(name, created=True) for name in created} | _update(admin, rest, timeout)
     _await_leaders(admin, {spec.name: spec.partitions for spec in specs}, timeout)
     return [done[spec.name] for spec in specs]
+
+
+def plan(
+    target: AdminClient | str,
+    specs: Collection[TopicSpec],
+    security: KafkaSecurity = PLAIN,
+    timeout: float = CONNECT_TIMEOUT,
+) -> list[Provisioned]:
+    """Returns what `provision` would do to each topic, and does nothing; raises as it does."""
+    states = describe(target, [spec.name for spec in specs], security, timeout)
+    return [difference(spec, states[spec.name]) for spec in specs]
 
 
 def _create(admin: AdminClient, specs: list[TopicSpec], timeout: float) -> set[str]:
@@ -191,23 +201,28 @@ def _create(admin: AdminClient, specs: list[TopicSpec], timeout: float) -> set[s
 
 
 def _update(admin: AdminClient, specs: list[TopicSpec], timeout: float) -> dict[str, Provisioned]:
-    states = describe(admin, [spec.name for spec in specs], timeout=timeout)
-    _refuse_shrinking(specs, states)
-    done = {spec.name: _difference(spec, state) for spec in specs if (state := states[spec.name])}
+    done = {item.topic: item for item in plan(admin, specs, timeout=timeout)}
     _grow(admin, done, timeout)
     _configure(admin, done, timeout)
     return done
 
 
-def _difference(spec: TopicSpec, state: TopicState) -> Provisioned:
+def difference(spec: TopicSpec, state: TopicState | None) -> Provisioned:
+    """Returns what `provision` has to do to one topic; raises CannotShrink."""
+    if state is None:
+        return Provisioned(spec.name, created=True)
+    if not state.config:  # the embedded broker decides on everything itself
+        return Provisioned(spec.name)
+    if state.partitions > spec.partitions:
+        raise CannotShrink(spec.name, state.partitions, spec.partitions)
     changed = {
         name: (state.config.get(name), value) for name, value in spec.config.items() if state.config.get(name) != value
     }
     return Provisioned(
         spec.name,
-        grown=(state.partitions, spec.partitions) if spec.partitions > state.partitions else None,
+        grown=(state.partitions, spec.partitions) if state.partitions < spec.partitions else None,
         changed=changed,
-        replication=(state.replication, spec.replication) if spec.replication != state.replication else None,
+        replication=(state.replication, spec.replication) if state.replication != spec.replication else None,
     )
 
 
@@ -236,13 +251,6 @@ def _configure(admin: AdminClient, done: Mapping[str, Provisioned], timeout: flo
     if resources:
         for resource, future in admin.incremental_alter_configs(resources, request_timeout=timeout).items():
             _result(future, f"cannot configure topic {resource.name}")
-
-
-def _refuse_shrinking(specs: Iterable[TopicSpec], states: Mapping[str, TopicState | None]) -> None:
-    for spec in specs:
-        state = states[spec.name]
-        if state is not None and state.partitions > spec.partitions:
-            raise CannotShrink(spec.name, state.partitions, spec.partitions)
 
 
 def _await_leaders(admin: AdminClient, partitions: Mapping[str, int], timeout: float) -> None:

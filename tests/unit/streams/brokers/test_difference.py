@@ -2,8 +2,7 @@
 
 import pytest
 
-from agents.provision import difference
-from streams.brokers.admin import CannotShrink, Provisioned, TopicSpec, TopicState
+from streams.brokers.admin import CannotShrink, Provisioned, TopicSpec, TopicState, difference
 
 SPEC = TopicSpec("t", 4, 2, {"retention.ms": "1000"})
 CONFIG = {"retention.ms": "1000", "other": "x"}
