@@ -1,10 +1,11 @@
 """`sentence-streams produce`: sentences from a file to a request topic, each with the broker's receipt."""
 
 import os
+import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -110,6 +111,7 @@ class Sender:
 
     def __init__(self, settings: Settings, job: Job, codec: Codec, report: Report) -> None:
         self._codec, self._report, self._by_id, self._timeout = codec, report, job.key_by_id, job.timeout
+        self._whole = Whole()
         self._producer = Producer(
             {
                 "bootstrap.servers": settings.bootstrap_servers,
@@ -139,26 +141,31 @@ class Sender:
             self._report.refuse(Malformed(row.line, str(error)))
             return
         key = sentence.id if row.key is None and self._by_id else row.key
-        self._report.sent += 1
-        while True:
+        book = partial(self._book, row.line, sentence.id)
+        while not self._taken(value, key, book):
+            self._poll(PAUSE)
+        self._poll(0)
+
+    def _taken(self, value: bytes, key: str | bytes | None, book: Callable[[KafkaError | None, Any], None]) -> bool:
+        with self._whole:
             try:
-                self._producer.produce(
-                    self._report.topic, value, key, on_delivery=partial(self._book, row.line, sentence.id)
-                )
+                self._producer.produce(self._report.topic, value, key, on_delivery=book)
             except BufferError:
-                self._producer.poll(PAUSE)
+                return False
             except KafkaException as error:
-                self._book(row.line, sentence.id, error.args[0], None)
-                return
-            else:
-                self._producer.poll(0)
-                return
+                book(error.args[0], None)
+            self._report.sent += 1
+        return True
+
+    def _poll(self, seconds: float) -> None:
+        with self._whole:
+            self._producer.poll(seconds)
 
     def wait(self, seconds: float) -> None:
         """Waits, booking receipts meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self._producer.poll(min(left, PAUSE))
+            self._poll(min(left, PAUSE))
 
     def finish(self) -> None:
         """Waits for the receipts of all that was handed over, each for as long as the job's timeout says."""
@@ -166,7 +173,7 @@ class Sender:
             self._producer.purge()
         try:
             while len(self._producer):
-                self._producer.flush(PAUSE)
+                self._poll(PAUSE)
         except KeyboardInterrupt:
             self._report.interrupted = True
 
@@ -179,6 +186,31 @@ class Sender:
         self._report.fail(Failure(line, identity, reason))
         if error.code() in HOPELESS and self._report.stopped is None:
             self._report.stopped = reason
+
+
+class Whole:
+    """A block that Ctrl-C does not cut in two: in the middle of it a sentence or its receipt would go uncounted.
+
+    Masking the signal would not do: it may arrive in any of librdkafka's threads, and Python raises in this one.
+    """
+
+    def __init__(self) -> None:
+        self._inside = self._asked = False
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def __enter__(self) -> None:
+        self._inside = True
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = False
+        if self._asked:
+            self._asked = False
+            raise KeyboardInterrupt
+
+    def _interrupt(self, *_: object) -> None:
+        if not self._inside:
+            raise KeyboardInterrupt
+        self._asked = True
 
 
 def run(settings: Settings, job: Job, *, as_json: bool) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiokafka.partitioner import murmur2
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agents import cli
 from schemas.codec import Codec
@@ -227,7 +227,7 @@ class TestProduce:
         """Ctrl-C stops the reading; what was handed over is waited for and reported, with exit code 130."""
         file = written(tmp_path, "a.txt", "hello\n" * 100_000)
         process = started("produce", str(file), "--rate", "200", "--json")
-        time.sleep(3)
+        await_records(stage.servers, stage.topics["requests"])
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert process.returncode == 130
@@ -242,7 +242,7 @@ class TestProduce:
         with EmbeddedBroker() as broker:
             monkeypatch.setenv("STREAMS_BOOTSTRAP_SERVERS", broker.bootstrap_servers)
             process = started("produce", str(file), "--rate", "500", "--timeout", "2", "--json")
-            time.sleep(3)
+            await_records(broker.bootstrap_servers, "sentence.requests")
         out, err = process.communicate(timeout=30)
         assert process.returncode == 1
         report = json.loads(out)
@@ -482,6 +482,15 @@ class TestRegistry:
         assert (after[check]["status"], after[check]["detail"]) == ("ok", "version 1 is compatible")
         monkeypatch.delenv("STREAMS_SCHEMA_REGISTRY_URL")
         assert "unknown-schema" in run("consume", "requests").err
+
+
+def await_records(servers: str, topic: str) -> None:
+    """Waits until a topic has some."""
+    reader = Consumer({"bootstrap.servers": servers, "group.id": "await-records", "log_level": 0})
+    reader.assign([TopicPartition(topic, number, 0) for number in range(4)])
+    found = reader.consume(1, timeout=60)
+    reader.close()
+    assert found, f"nothing came on {topic}"
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:
