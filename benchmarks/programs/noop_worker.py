@@ -1,0 +1,36 @@
+"""Our worker with an embedder that does nothing: what is left is the stream's own cost."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from agents.embed import serve
+from streams.embedding.embedder import Tokens, Vectors
+from streams.observe.logs import configure
+from streams.settings import load
+from streams.testing.embedder import DeterministicEmbedder
+
+VECTOR = np.full(384, 384**-0.5, np.float32)
+
+
+class NoEmbedder:
+    """Embeds every text as the same vector."""
+
+    identity = replace(DeterministicEmbedder.identity, name="none", pooling="none")
+    concurrency = 1
+    token_budget = 512
+
+    def tokenise(self, texts: Sequence[str]) -> list[Tokens]:
+        """One token a text."""
+        return [Tokens((1,))] * len(texts)
+
+    def embed(self, batch: Sequence[Tokens]) -> Vectors:
+        """The same row for each, shape (len(batch), 384)."""
+        return np.broadcast_to(VECTOR, (len(batch), len(VECTOR)))
+
+
+if __name__ == "__main__":
+    configure(settings := load())
+    asyncio.run(serve(settings, NoEmbedder()))
