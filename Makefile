@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help setup run test test-unit lint format chaos bench lock clean debian
+.PHONY: help setup run test test-unit test-long lint format chaos bench lock clean debian
 help:            ## Shows this.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -32,10 +32,18 @@ test: $(READY) debian ## Runs every test this machine can run, and says which it
 test-unit: $(READY) ## The tests that need no broker: seconds, not minutes.
 	@$(BIN)/python -m pytest -q tests/unit
 
-debian:          # kcat is the client in the tests that is not ours; without it they say so and are skipped.
-	@command -v kcat >/dev/null || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
-		&& apt-get update -qq && apt-get install -y -qq kcat; } >/dev/null 2>&1 \
-		|| echo "kcat is not here and cannot be installed: its tests will be skipped" >&2
+test-long: $(READY) debian ## The tests that take long: a thousand random requests to each operation of the bridge.
+	@SCHEMATHESIS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/integration/test_bridge_openapi.py
+
+# What tests need of Debian: kcat, a client that is not ours, a real Redis, promtool, and nginx to try its configuration.
+# Without one its tests say so and are skipped.
+DEBIAN := kcat redis-server prometheus nginx
+debian:
+	@for program in $(DEBIAN); do \
+		command -v $$program >/dev/null || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends $$program; } >/dev/null 2>&1 \
+			|| echo "$$program is not here and cannot be installed: its tests will be skipped" >&2; \
+	done
 
 lint: $(READY)   ## Formatting, lint, types, layers.
 	@$(BIN)/ruff format --check .
@@ -55,9 +63,11 @@ bench: $(READY)  ## Measures the figures that README quotes.
 
 lock: $(READY)   ## Renews the lock files.
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
-		--extra dev --extra bundled-model -o requirements/dev.txt
+		--extra dev --extra bundled-model --extra onnx-export -o requirements/dev.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
-		--extra bundled-model -o requirements/run.txt
+		--extra bundled-model --extra onnx-export --extra telemetry -o requirements/run.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
+		--extra telemetry --override requirements/worker.overrides -o requirements/worker.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header requirements/bootstrap.in \
 		-o requirements/bootstrap.txt
 

@@ -1,104 +1,123 @@
-"""`make bench`: prints the table of figures, and writes it as JSON beside the machine it was measured on."""
+"""`make bench`: measures every figure of the README against a real Kafka, and prints the table."""
 
 import argparse
 import asyncio
-import json
-import os
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks import beside, latency, overhead
+from benchmarks.embedding import Backlog, Library, console, matrix_share
+from benchmarks.figures import Figure, show
 from benchmarks.sentences import sentences
 from benchmarks.stream import Stream, running
+from streams.embedding.loader import DEFAULT_MODEL, find
 from tests.support.kafka import single
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One row: what was measured, over the rounds, and what it should reach."""
+class Length:
+    """How much is measured."""
 
-    name: str
-    unit: str
-    values: Sequence[float]
-    goal: str
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
+    sentences: int
+    rounds: int
+    #: Records of the overhead rows, whose model does nothing.
+    records: int
+    peers: bool
 
 
-def backlog_against_encode(stream: Stream, encode: Callable[[Sequence[str]], float], count: int, rounds: int) -> Figure:
-    """The stream's rate over a backlog, divided by what `encode(texts, batch_size=32)` does with the whole list."""
-    texts = sentences(count)
-    ratios = []
-    for turn in range(rounds):
-        alone = encode(texts)
-        through = stream.backlog(texts, f"backlog-{turn}")
-        ratios.append(alone / through)
-        Console(stderr=True).print(
-            f"  round {turn + 1}: encode {count / alone:.0f}/s, stream {count / through:.0f}/s", highlight=False
-        )
-    return Figure(f"backlog of {count:,}, stream : encode(batch_size=32)", "x", ratios, ">= 0.9")
+LENGTHS = {
+    "quick": Length(500, 1, 10_000, peers=False),
+    "usual": Length(2_000, 3, 30_000, peers=True),
+    "full": Length(20_000, 3, 1_000_000, peers=True),
+}
+#: The ways our own worker is run.
+VARIANTS: dict[str, dict[str, str]] = {"float32": {}, "float32, 64 queued": {"queue_records": "64"}}
+#: Sentences whose latency is taken, one at a time.
+SINGLES = 200
 
 
-def idle_sentence(stream: Stream, encode_one: Callable[[str], float], rounds: int) -> Figure:
-    """What the stream adds to one sentence on an idle system: its p50 less that of the bare call, in ms."""
-    texts = sentences(150)
-    stream.one_by_one(texts[:20], "warm")
-    added = []
-    for turn in range(rounds):
-        bare = statistics.median(encode_one(text) for text in texts)
-        whole = statistics.median(stream.one_by_one(texts, f"idle-{turn}"))
-        added.append((whole - bare) * 1000)
-    return Figure("one sentence, produced to consumed, p50 less bare encode p50", "ms", added, "< 15")
+class Bench:
+    """One run: a broker, the bare library, and figures as they come."""
+
+    def __init__(self, length: Length, servers: str, folder: Path) -> None:
+        self.length, self.servers, self.folder = length, servers, folder
+        self.library = Library(find(DEFAULT_MODEL).folder)
+        self.figures: list[Figure] = []
+
+    async def latencies(self) -> None:
+        """One sentence, idle and under load."""
+        texts, rounds = sentences(SINGLES), self.length.rounds
+        async with running(self.servers, self.folder, "latency") as stream:
+            self.figures.append(latency.idle(stream, self.library.one, texts, rounds))
+            self.figures.append(latency.under_load(stream, texts, sentences(self.length.sentences), rounds))
+
+    async def backlogs(self) -> None:
+        """A backlog through the stream, the bare library, and the peers."""
+        texts, rounds = sentences(self.length.sentences), self.length.rounds
+        turns = Backlog(texts, rounds)
+        for turn in range(rounds):
+            console.print(f"round {turn + 1} of {rounds}, {len(texts):,} sentences")
+            turns.note("encode", self.library.many(texts))
+            for name, settings in VARIANTS.items():
+                async with self._warm(name, **settings) as stream:
+                    turns.note(name, stream.backlog(texts, f"{name}-{turn}"))
+            if self.length.peers:
+                turns.peers(self.servers, self.library.folder, self.folder)
+                self._infinity(turns)
+        self._compare(turns)
+        async with self._warm("float32") as stream:
+            self.figures.append(matrix_share(stream, texts, rounds))
+
+    @asynccontextmanager
+    async def _warm(self, name: str, **settings: str) -> AsyncIterator[Stream]:
+        async with running(self.servers, self.folder, name, **settings) as stream:
+            stream.backlog(sentences(200), "warm")
+            yield stream
+
+    def _infinity(self, turns: Backlog) -> None:
+        try:
+            with beside.Infinity(self.library.folder, self.folder) as engine:
+                turns.note("infinity", engine.embed(turns.texts))
+        except beside.PeerFailed as error:
+            console.print(f"[red]  infinity: {error}")
+
+    def _compare(self, turns: Backlog) -> None:
+        encode, ours, count = turns.rates["encode"], turns.rates["float32"], f"backlog of {len(turns.texts):,}"
+        goals = {"float32": ">= 1.9", "float32, 64 queued": ">= 1.7", "int8": ">= 2.7"}
+        for name, goal in goals.items():
+            if name in turns.rates:
+                self.figures.append(turns.rates[name].over(encode, f"{count}, {name} : encode(batch_size=32)", goal))
+        if best := turns.best_peer():
+            self.figures.append(ours.over(best, f"{count}, float32 : {best.name}, the best of the peers", ">= 4"))
+        if engine := turns.rates.get("infinity"):
+            self.figures.append(ours.over(engine, f"{count}, float32 : Infinity's engine, fed directly", ">= 2"))
+
+    def overheads(self) -> None:
+        """CPU a record where the model does nothing."""
+        programs = (overhead.OURS, overhead.PLAIN, overhead.FAUST)
+        found = overhead.in_turn(programs, self.servers, self.length.records, self.length.rounds, self.folder)
+        ours = found[overhead.OURS.name]
+        self.figures.append(Figure("CPU a record, no-op embedder", "us", ours, ""))
+        for program, goal in ((overhead.PLAIN, ">= 1"), (overhead.FAUST, ">= 7")):
+            ratios = [theirs / mine for theirs, mine in zip(found[program.name], ours, strict=True)]
+            self.figures.append(Figure(f"CPU a record, {program.name} : ours", "x", ratios, goal))
 
 
-def _encoders() -> tuple[Callable[[Sequence[str]], float], Callable[[str], float]]:
-    """What the stream is compared with, in this process: seconds of a whole list, and of one sentence."""
-    from sentence_transformers import SentenceTransformer
-
-    from streams.embedding.loader import DEFAULT_MODEL, find
-
-    model = SentenceTransformer(str(find(DEFAULT_MODEL).folder), device="cpu")
-
-    def many(texts: Sequence[str]) -> float:
-        started = time.perf_counter()
-        model.encode(list(texts), batch_size=32)
-        return time.perf_counter() - started
-
-    def one(text: str) -> float:
-        started = time.perf_counter()
-        model.encode(text)
-        return time.perf_counter() - started
-
-    many(sentences(64))
-    return many, one
-
-
-async def measure(count: int, rounds: int) -> list[Figure]:
-    """Runs everything against one real broker and one worker."""
-    many, one = _encoders()
+async def measure(length: Length) -> list[Figure]:
+    """Runs everything against one real broker."""
     folder = Path(tempfile.mkdtemp(prefix="sentence-streams-bench-"))
+    console.print(f"logs are in {folder}")
     kafka = single(folder)
     kafka.start()
     try:
-        async with running(kafka.bootstrap_servers, folder) as stream:
-            stream.backlog(sentences(200), "warm")
-            return [
-                idle_sentence(stream, one, rounds),
-                backlog_against_encode(stream, many, count, rounds),
-            ]
+        bench = Bench(length, kafka.bootstrap_servers, folder)
+        bench.overheads()
+        await bench.latencies()
+        await bench.backlogs()
+        return bench.figures
     finally:
         kafka.stop()
 
@@ -106,41 +125,8 @@ async def measure(count: int, rounds: int) -> list[Figure]:
 def main() -> None:
     """Parses, measures, prints, writes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--count", type=int, default=2_000, help="sentences in the backlog (default 2,000)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, taken in turn (default 3)")
-    chosen = parser.parse_args()
-    figures = asyncio.run(measure(chosen.count, chosen.rounds))
-    Console().print(_table(figures))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps({"machine": _machine(), "figures": [asdict(figure) for figure in figures]}, indent=2))
-    print(f"written to {path}")
-
-
-def _table(figures: Sequence[Figure]) -> Table:
-    table = Table(title=f"{_machine()['processor']}, {_machine()['processors']} processors")
-    for column in ("figure", "median", "spread", "goal"):
-        table.add_column(column)
-    for figure in figures:
-        spread = f"{min(figure.values):.2f} to {max(figure.values):.2f}"
-        table.add_row(figure.name, f"{figure.median:.2f} {figure.unit}", spread, figure.goal)
-    return table
-
-
-def _machine() -> dict[str, Any]:
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "?")
-    packages = ("torch", "sentence-transformers", "faust-streaming", "aiokafka", "confluent-kafka")
-    return {
-        "processor": model,
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    parser.add_argument("length", nargs="?", choices=LENGTHS, default="usual", help="how much is measured")
+    show(asyncio.run(measure(LENGTHS[parser.parse_args().length])))
 
 
 if __name__ == "__main__":

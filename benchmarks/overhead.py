@@ -16,6 +16,7 @@ from schemas.codec import Codec
 from schemas.records import Sentence
 from streams.brokers.admin import TopicSpec, provision
 
+ROOT = Path(__file__).parents[1]
 #: Bytes of an Embedding of 384 floats with a short text.
 RESULT_BYTES = 2_000
 #: Records that a program has answered before the count begins: imports, joins and first fetches are over.
@@ -49,7 +50,7 @@ def cpu_per_record(program: Program, servers: str, records: int, folder: Path, p
     provision(servers, [TopicSpec(name, partitions, 1, {}) for name in (source, target, f"{tag}-dead")])
     _fill(servers, source, records + WARM)
     environment = {
-        "SERVERS": servers, "SOURCE": source, "TARGET": target, "RESULT_BYTES": str(RESULT_BYTES),
+        "PYTHONPATH": str(ROOT), "SERVERS": servers, "SOURCE": source, "TARGET": target, "RESULT_BYTES": str(RESULT_BYTES),
         "STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_GROUP": tag, "STREAMS_LANES": "bulk",
         "STREAMS_TOPIC_REQUESTS": source, "STREAMS_TOPIC_EMBEDDINGS": target, "STREAMS_HEALTH_PORT": "0",
     }  # fmt: skip

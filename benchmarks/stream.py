@@ -1,20 +1,29 @@
 """A real Kafka and a real worker to measure: records in with librdkafka, results read with librdkafka."""
 
+import asyncio
 import os
+import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
-from agents.supervisor import Supervisor
+from agents.clients import request_topics
+from agents.supervisor import Child, Supervisor
 from schemas.codec import Codec
 from schemas.records import Sentence
 from streams import topics
 from streams.brokers.admin import provision
-from streams.settings import Settings, load
+from streams.lanes import LaneName
+from streams.settings import TOPICS, Settings, load
+
+#: Seconds between two sentences on an idle stream.
+PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,21 @@ class Stream:
     """A worker that is ready, and the broker it listens to."""
 
     settings: Settings
+    #: Where each worker's health and metrics pages are.
+    urls: Sequence[str]
+
+    def model_work(self) -> tuple[float, float]:
+        """Tokens embedded so far, padding not counted, and the seconds that model threads spent on them."""
+        tokens = seconds = 0.0
+        for url in self.urls:
+            with urlopen(f"{url}/metrics", timeout=10) as page:
+                for family in text_string_to_metric_families(page.read().decode()):
+                    for sample in family.samples:
+                        if sample.name == "streams_batch_tokens_total" and sample.labels["kind"] == "text":
+                            tokens += sample.value
+                        elif sample.name == "streams_stage_seconds_sum" and sample.labels["step"] == "run":
+                            seconds += sample.value
+        return tokens, seconds
 
     def backlog(self, texts: Sequence[str], tag: str) -> float:
         """Produces all texts at once; returns the seconds from the first produced to the last result read."""
@@ -40,24 +64,41 @@ class Stream:
         reader.close()
         return seconds
 
-    def one_by_one(self, texts: Sequence[str], tag: str, pause: float = 0.02) -> list[float]:
-        """Produces one text at a time on an idle stream; returns for each the seconds until its result was read."""
-        codec, topic = Codec(), self.settings.topic_requests
+    def one_by_one(self, texts: Sequence[str], tag: str, lane: LaneName = LaneName.BULK) -> list[float]:
+        """Produces one text at a time; returns for each the seconds until its result was read."""
+        codec, topic = Codec(), request_topics(self.settings)[lane]
         producer = Producer({**self._client(), "linger.ms": 0})
         reader = self._reader()
         seconds = []
         for n, text in enumerate(texts):
-            time.sleep(pause)
-            value = codec.encode(Sentence(id=f"{tag}-{n}", text=text), topic)
+            time.sleep(PAUSE)
+            identity = f"{tag}-{n}"
+            value = codec.encode(Sentence(id=identity, text=text), topic)
             started = time.perf_counter()
-            producer.produce(topic, value)
+            producer.produce(topic, value, identity.encode())
             producer.poll(0)
-            while (message := reader.poll(1.0)) is None or message.error():
+            while (message := reader.poll(1.0)) is None or message.key() != identity.encode():
                 pass
             seconds.append(time.perf_counter() - started)
         producer.flush()
         reader.close()
         return seconds
+
+    @contextmanager
+    def draining(self, texts: Sequence[str], tag: str) -> Iterator[None]:
+        """Produces all texts at once to the bulk lane; at the end of the block waits until they are embedded."""
+        codec, topic = Codec(), self.settings.topic_requests
+        producer = Producer({**self._client(), "queue.buffering.max.messages": 2_000_000})
+        reader, left = self._reader(), len(texts)
+        for n, text in enumerate(texts):
+            producer.produce(topic, codec.encode(Sentence(id=f"{tag}-{n}", text=text), topic))
+        producer.flush()
+        yield
+        while left:
+            left -= sum(
+                (message.key() or b"").startswith(tag.encode()) for message in reader.consume(1000, timeout=0.2)
+            )
+        reader.close()
 
     def _client(self) -> dict[str, str]:
         return {"bootstrap.servers": self.settings.bootstrap_servers}
@@ -74,14 +115,42 @@ class Stream:
 
 
 @asynccontextmanager
-async def running(servers: str, folder: Path, **settings: str) -> AsyncIterator[Stream]:
-    """Provisions the topics and runs one worker with these settings until the block ends."""
-    environment = {"STREAMS_BOOTSTRAP_SERVERS": servers}
-    environment |= {f"STREAMS_{name.upper()}": value for name, value in settings.items()}
-    os.environ.update(environment)
-    loaded = load()
+async def running(
+    servers: str, folder: Path, name: str = "worker", processors: Sequence[int] = (), **settings: str
+) -> AsyncIterator[Stream]:
+    """Provisions topics of this name's own and runs a worker with these settings until the block ends.
+
+    Where `processors` are given, there is one worker for each of them, which has only that one.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", name)
+    environment = {"STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_GROUP": name}
+    environment |= {f"STREAMS_{topic.upper()}": f"{name}.{topic}" for topic in TOPICS}
+    environment |= {f"STREAMS_{key.upper()}": value for key, value in settings.items()}
+    with _environment(environment):
+        loaded = load()
     provision(servers, topics.specs(loaded))
     async with Supervisor(folder, print) as supervisor:
-        supervisor.start("worker", ["worker"], environment)
+        children = [supervisor.start(f"{name}-{number}", ["worker"], environment) for number in processors or (0,)]
+        if processors:
+            await _pin(children, processors)
         await supervisor.ready()
-        yield Stream(loaded)
+        yield Stream(loaded, [child.url for child in children])
+
+
+async def _pin(children: Sequence[Child], processors: Sequence[int]) -> None:
+    """Leaves each child one processor; threads that it starts later have the same."""
+    for child, processor in zip(children, processors, strict=True):
+        while child.process is None:
+            await asyncio.sleep(0.001)
+        os.sched_setaffinity(child.process.pid, {processor})
+
+
+@contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
