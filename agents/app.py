@@ -1,7 +1,10 @@
 """The composition root: the one place where settings become real things."""
 
 import asyncio
+import faulthandler
+import math
 import signal
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,20 +15,31 @@ from faust.app.base import BootStrategy
 from agents.clients import connection
 from agents.health import Health
 from agents.transport import Transport
+from schemas.codec import Codec
 from streams.brake import Brake
 from streams.dead_letters import DeadLetters
+from streams.embedding.replies import Replies
 from streams.lanes import Lane
+from streams.observe.alerts import Alerts
 from streams.observe.metrics import Metrics
+from streams.observe.tracing import open_tracing
 from streams.pipeline import Pipeline, Publisher, Retries
 from streams.publisher import KafkaPublisher
+from streams.refusals import Refusals
 from streams.settings import Settings
 from streams.stage import Stage
 from streams.transactions import TransactionalPublisher
 
 log = structlog.get_logger(__name__)
 
-#: Fetches that may wait on a lane's channel; the lane's own room is what bounds memory.
-CHANNEL_FETCHES = 4
+#: Fetches that may wait on a lane's channel: while one is prepared, the next is there. It is only counted against the
+#: lane's room when it is taken from there.
+CHANNEL_FETCHES = 1
+#: Seconds beyond the drain timeout after which a process that should leave is ended by force.
+LEAVE_SLACK = 5.0
+#: How many times the largest request a compressed batch may unpack to. Texts pack to a third or a tenth, and most
+#: producers limit what they put into a batch before they pack it: only one that means harm comes near this.
+UNPACKED = 10
 
 
 class _ConsumerOnly(BootStrategy):
@@ -46,6 +60,9 @@ class StreamApp(faust.App):
     metrics: Metrics
     publisher: Publisher
     drain_timeout: float
+    #: When the drain of a leaving worker must be over (monotonic seconds); infinity while it serves.
+    leave_by: float
+    unpack_limit: int
 
     def _create_directories(self) -> None:
         """Nothing is kept on disk: the file system may be read-only."""
@@ -60,9 +77,12 @@ class Worker:
         group: str,
         lanes: Iterable[Lane],
         stage: Stage[Any],
+        codec: Codec,
         metrics: Metrics,
         budget: int,
+        replies: Replies | None = None,
     ) -> None:
+        """`codec` writes alerts; `replies`: what tells callers of refusals, where the records are requests."""
         self._crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         link = connection(settings)
         self._publisher = (
@@ -70,11 +90,14 @@ class Worker:
             if settings.delivery == "exactly_once"
             else KafkaPublisher(link, metrics)
         )
+        self._alerts = Alerts(codec, settings.topic_alerts, self._publisher.publish)
+        self._tracing = open_tracing(settings, stage.name)
+        self._drain_timeout = settings.drain_timeout
         self.pipeline: Pipeline[Any] = Pipeline(
             stage,
             lanes := tuple(lanes),
             self._publisher,
-            DeadLetters(settings.topic_dead_letters, group).make,
+            Refusals(DeadLetters(settings.topic_dead_letters, group), replies).make,
             metrics,
             budget=settings.token_budget or budget,
             max_records=settings.queue_records,
@@ -83,18 +106,22 @@ class Worker:
             on_lost=lambda: self.app.consumer.rejoin(),
             remember=lambda *note: self.app.consumer.remember(*note),
             retries=Retries(settings.retry_attempts, settings.retry_seconds),
-            brake=Brake(settings.dead_letter_limit, metrics),
+            brake=Brake(settings.dead_letter_limit, metrics, group, self._alerts.tell),
+            tracing=self._tracing,
+            tell=self._alerts.tell,
         )
         self.app = _app(settings, group, self.pipeline, metrics, link)
         self.app.publisher = self._publisher
         for lane in lanes:
-            _serve(self.app, stage.name, lane, self.pipeline)
+            _serve(self.app, stage.name, lane, self.pipeline, self._crashed)
         self.health = Health(settings, self.app, self.pipeline, lanes, metrics, self._publisher)
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serves until SIGTERM or SIGINT, then leaves cleanly; raises what made the stream itself fail.
 
-        `ready` is called once the worker has joined its group.
+        `ready` is called once the worker has joined its group. Where leaving takes much longer than the drain
+        timeout, or the stream has failed and something else still keeps the process, the process is ended by force
+        with status 1: whoever watches it starts it again, and nothing unfinished was committed.
         """
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -108,13 +135,19 @@ class Worker:
             await asyncio.wait({stopped, faust_ended, self._crash}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.health.leaving = True
+            # A thread in C: neither a blocked event loop nor a library that never returns can stop it.
+            faulthandler.dump_traceback_later(self._drain_timeout + LEAVE_SLACK, exit=True)
             await self._stop()
             stopped.cancel()
             faust_ended.cancel()
         if self._crash.done():
-            raise self._crash.result()
+            error = self._crash.result()
+            if isinstance(error, Exception):
+                raise error
+            raise RuntimeError("a thread of the stream ended") from error  # a SystemExit would be a clean end
         if not stopping.is_set():
             raise RuntimeError("the Faust app stopped by itself") from self.app.crash_reason
+        faulthandler.cancel_dump_traceback_later()
 
     async def _start(self) -> None:
         await self.health.start()
@@ -124,10 +157,13 @@ class Worker:
 
     async def _stop(self) -> None:
         log.info("leaving", pending=self.pipeline.pending())
+        self.app.leave_by = time.monotonic() + self._drain_timeout
         await self.app.stop()
         await self.pipeline.stop()
+        await self._alerts.stop()
         await self._publisher.stop()
         await self.health.stop()
+        self._tracing.close()
         log.info("left", pending=self.pipeline.pending())
 
     def _crashed(self, error: BaseException) -> None:
@@ -152,18 +188,25 @@ def _app(settings: Settings, group: str, pipeline: Pipeline[Any], metrics: Metri
     )
     app.transport = Transport(app.conf.broker_consumer, app)
     app.connection, app.pipeline, app.metrics = link, pipeline, metrics
-    app.drain_timeout = settings.drain_timeout
+    app.drain_timeout, app.leave_by = settings.drain_timeout, math.inf
+    app.unpack_limit = UNPACKED * settings.max_request_bytes
     app.channels = {}
     return app
 
 
-def _serve(app: StreamApp, stage: str, lane: Lane, pipeline: Pipeline[Any]) -> None:
+def _serve(
+    app: StreamApp, stage: str, lane: Lane, pipeline: Pipeline[Any], crashed: Callable[[BaseException], None]
+) -> None:
     """Adds a lane's agent: it takes whole fetches from the lane's channel and hands them to the pipeline."""
     app.topics.add(app.topic(lane.topic, value_type=bytes, value_serializer="raw"))
     channel = app.channels[lane.topic] = app.channel(maxsize=CHANNEL_FETCHES)
 
     async def agent(fetches: Any) -> None:
-        async for fetch in fetches.noack():
-            await pipeline.accept(*fetch)
+        try:
+            async for fetch in fetches.noack():
+                await pipeline.accept(*fetch)
+        except Exception as error:  # Faust would only log it, and the lane would stand still
+            crashed(error)
+            raise
 
     app.agent(channel, name=f"{stage}-{lane.name}", concurrency=1)(agent)

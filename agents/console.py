@@ -4,7 +4,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -64,8 +65,8 @@ def progress(title: str, total: float | None, *, shown: bool = True) -> Iterator
 
 
 @contextmanager
-def waiting(title: str) -> Iterator[None]:
-    """Shows on stderr, where that is a terminal, that something takes a while."""
+def waiting(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows on stderr, where that is a terminal, that something takes a while; what is yielded says what it is at."""
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -74,8 +75,19 @@ def waiting(title: str) -> Iterator[None]:
         transient=True,
         disable=not sys.stderr.isatty(),
     ) as bars:
-        bars.add_task(title, total=None)
-        yield
+        task = bars.add_task(title, total=None)
+        yield lambda step: bars.update(task, description=f"{title}: {step}")
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How something that takes long tells of itself: lines for people, and how far it is."""
+
+    remark: Callable[[str], None]
+    progress: Callable[[str, float], AbstractContextManager[Advance]]
+
+
+CONSOLE = Voice(remark, progress)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:

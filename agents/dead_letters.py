@@ -58,7 +58,7 @@ def show_list(settings: Settings, selection: Selection, *, form: Form, limit: in
 def _printer(form: Form, summary: bool, decoder: Codec) -> Callable[[Raw], None]:
     if summary:
         return lambda _record: None
-    show, decode = printer(form, Shown, sys.stdout, vectors=False), _Decoder(decoder)
+    show, decode = printer(form, Shown, sys.stdout, vectors=False), Decoder(decoder)
     return lambda record: show(_item(record, decode(record)))
 
 
@@ -102,7 +102,7 @@ def show_one(settings: Settings, place: Place, *, as_json: bool) -> int:
     ranges = ranges_of(broker(settings), settings, selection)
     record = asyncio.run(one(settings, ranges, place))
     with codec(settings) as decoder:
-        content = _content(record, _Decoder(decoder)(record))
+        content = content_of(record, Decoder(decoder)(record))
     print_json(content) if as_json else _print_content(content)
     return 0
 
@@ -117,7 +117,8 @@ async def one(settings: Settings, ranges: Ranges, place: Place) -> Raw:
     raise NoSuchLetter(f"there is no dead letter at {place} of {settings.topic_dead_letters}")
 
 
-def _content(record: Raw, decoded: Record | None) -> dict[str, Any]:
+def content_of(record: Raw, decoded: Record | None) -> dict[str, Any]:
+    """Returns all there is to a dead letter, for people and as JSON."""
     letter = opened(record.headers)
     value = record.value
     return {
@@ -233,7 +234,7 @@ def ranges_of(admin: AdminClient, settings: Settings, selection: Selection) -> d
     return selection.within(resolve(admin, settings.topic_dead_letters, selection.start, selection.end))
 
 
-class _Decoder:
+class Decoder:
     """Decodes what a dead letter holds; without a word where that is not possible, since that is why it is one."""
 
     def __init__(self, decoder: Codec) -> None:

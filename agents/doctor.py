@@ -22,7 +22,7 @@ from agents.console import print_json, table, waiting
 from agents.reference import is_secret
 from schemas.contracts import current
 from schemas.errors import StreamsError
-from schemas.records import Embedding, Score, Sentence
+from schemas.records import Alert, Embedding, Reply, Score, Sentence
 from streams.brokers.admin import CannotShrink, TopicSpec, TopicState, describe, difference
 from streams.settings import PREFIX, Settings, names
 from streams.topics import specs
@@ -169,7 +169,8 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         yield Finding("registry", Status.OK, "none configured: values carry the fingerprint of their schema")
         return
     kinds: dict[str, type] = dict.fromkeys(request_topics(settings).values(), Sentence)
-    kinds |= {settings.topic_embeddings: Embedding, settings.topic_scores: Score}
+    kinds |= dict.fromkeys([settings.topic_replies, settings.topic_kept_replies], Reply)
+    kinds |= {settings.topic_embeddings: Embedding, settings.topic_scores: Score, settings.topic_alerts: Alert}
     try:
         with client:
             yield _compatibility(client)
@@ -215,16 +216,16 @@ def _model(settings: Settings) -> Iterator[Finding]:
         return
     started = time.monotonic()
     try:
-        embedder = loader.load(settings.model, settings.model_revision, settings.model_backend)
-        identity = embedder.identity
-        detail = f"{identity.name} at {identity.revision}, sha256 {identity.digest}"
+        identity = loader.configured(settings).identity
+        detail = f"{identity.name} at {identity.revision}, {identity.precision}, sha256 {identity.digest}"
         yield Finding("model", Status.OK, f"{detail}, loaded in {time.monotonic() - started:.1f} s")
-        golden.check(embedder)
     except StreamsError as error:
         yield Finding("model", Status.FAIL, str(error), f"no worker will start with it; see {PREFIX}MODEL")
         return
     known = golden.stored_vectors(identity) is not None
-    detail = "as stored" if known else "the same alone and in a batch; none are stored for this model"
+    detail = (
+        "as stored" if known else "of unit length, the same alone and in a batch; none are stored here for this model"
+    )
     yield Finding("vectors", Status.OK, detail)
 
 

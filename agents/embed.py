@@ -2,18 +2,25 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from importlib.resources import as_file, files
+from types import MappingProxyType
 
 import structlog
 
 from agents.app import Worker
 from agents.clients import codec
 from streams import topics
-from streams.embedding import golden
+from streams.cache import open_cache
 from streams.embedding.embedder import Embedder
-from streams.embedding.loader import load
+from streams.embedding.loader import configured
+from streams.embedding.replies import Replies
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
 from streams.observe.metrics import Metrics
+from streams.scoring.loader import load_scorers
+from streams.scoring.scorer import Scorer
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -22,16 +29,21 @@ log = structlog.get_logger(__name__)
 def worker(settings: Settings) -> None:
     """Embeds until it is told to leave; raises StreamsError where it cannot start."""
     embedder = checked_embedder(settings)
-    asyncio.run(serve(settings, embedder))
+    asyncio.run(serve(settings, embedder, configured_scorers(settings, embedder)))
 
 
 def checked_embedder(settings: Settings) -> Embedder:
-    """Loads the model and checks it against golden vectors: a worker whose model fails never joins its group."""
+    """Loads the model, checked against golden vectors: a worker whose model fails never joins its group."""
     started = time.monotonic()
-    embedder = load(settings.model, settings.model_revision, settings.model_backend, settings.threads)
-    golden.check(embedder)
+    embedder = configured(settings)
     log.info("model", **labels(embedder), seconds=round(time.monotonic() - started, 2))
     return embedder
+
+
+def configured_scorers(settings: Settings, embedder: Embedder) -> dict[str, Scorer]:
+    """Loads the scorers; the model embeds their example sentences. Raises ScorerFileError."""
+    with as_file(files("agents") / "samples" / "labels.toml") as bundled:
+        return load_scorers(settings.scorers_file or bundled, embedder)
 
 
 def labels(embedder: Embedder) -> dict[str, str]:
@@ -50,10 +62,20 @@ def group(settings: Settings) -> str:
     return f"{settings.group}-replay" if settings.lanes == (LaneName.REPLAY,) else settings.group
 
 
-async def serve(settings: Settings, embedder: Embedder) -> None:
-    """Joins the group and embeds until SIGTERM."""
+async def serve(settings: Settings, embedder: Embedder, scorers: Mapping[str, Scorer] = MappingProxyType({})) -> None:
+    """Joins the group and embeds until SIGTERM; a request that waits for a reply may ask for `scorers`, too."""
     metrics = Metrics()
     metrics.model.labels(**labels(embedder)).set(1)
-    with codec(settings) as records:
-        stage = EmbedStage(embedder, records, settings.topic_embeddings, publish_text=settings.publish_text)
-        await Worker(settings, group(settings), topics.lanes(settings), stage, metrics, embedder.token_budget).run()
+    cache = open_cache(settings, metrics)
+    with codec(settings) as records, closing(cache) if cache else nullcontext():
+        replies = Replies(records, topics.for_replies(settings), embedder.identity, scorers)
+        stage = EmbedStage(
+            embedder,
+            records,
+            settings.topic_embeddings,
+            publish_text=settings.publish_text,
+            replies=replies,
+            cache=cache,
+        )
+        budget = embedder.token_budget
+        await Worker(settings, group(settings), topics.lanes(settings), stage, records, metrics, budget, replies).run()

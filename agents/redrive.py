@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from agents import transfers
 from agents.clients import broker, codec, connection
-from agents.console import plural, print_json, progress, remark, waiting
+from agents.console import CONSOLE, Voice, plural, print_json, remark, waiting
 from agents.dead_letters import one, ranges_of
 from schemas.codec import Codec
 from schemas.errors import Reject, StreamsError
@@ -49,6 +49,18 @@ class Job:
     execute: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A redrive that was planned: what earlier runs left, and what of it to send."""
+
+    admin: AdminClient
+    #: Whose committed offsets are its checkpoint.
+    group: str
+    #: How many offsets earlier runs went through.
+    done: int
+    plan: Plan
+
+
 def run(settings: Settings, job: Job, *, as_json: bool) -> int:
     """Says what would be redriven or does it, and returns the exit code. Raises NotOne, TakenOver and others."""
     try:
@@ -60,23 +72,30 @@ def run(settings: Settings, job: Job, *, as_json: bool) -> int:
 
 
 def _run(settings: Settings, job: Job, coder: Codec, *, as_json: bool) -> int:
+    with waiting("reading the dead letters"):
+        prepared = prepare(settings, job, coder)
+    plan = prepared.plan
+    _tell_plan(plan, job, settings, prepared.done)
+    tally = None
+    if job.execute and plan.ranges:
+        transfers.require(prepared.admin, settings.topic_replay)
+        started = time.monotonic()
+        tally = transfers.interruptible(lambda stop: execute(settings, job, prepared, coder, stop))
+        transfers.tell(tally, what="dead letter", to=settings.topic_replay, seconds=time.monotonic() - started)
+    if as_json:
+        print_json(as_json_of(plan, tally))
+    return transfers.exit_code(tally) if tally else 0
+
+
+def prepare(settings: Settings, job: Job, coder: Codec) -> Prepared:
+    """Reads what a redrive would send; blocks. Raises what `run` does."""
     admin = broker(settings)
     group = f"{settings.group}-redrive-{job.selection.checkpoint(job.text)}"
     ranges, done = transfers.unfinished(admin, group, ranges_of(admin, settings, job.selection))
-    with waiting("reading the dead letters"):
-        plan = asyncio.run(_plan(settings, admin, job, ranges))
-        if job.text is not None and not (done and not plan.selected):
-            _check_edit(settings, job.text, plan, coder)
-    _tell_plan(plan, job, settings, done)
-    tally = None
-    if job.execute and plan.ranges:
-        transfers.require(admin, settings.topic_replay)
-        started = time.monotonic()
-        tally = transfers.interruptible(lambda stop: _execute(settings, admin, group, job, plan, coder, stop))
-        transfers.tell(tally, what="dead letter", to=settings.topic_replay, seconds=time.monotonic() - started)
-    if as_json:
-        print_json(_as_json(plan, tally))
-    return transfers.exit_code(tally) if tally else 0
+    plan = asyncio.run(_plan(settings, admin, job, ranges))
+    if job.text is not None and not (done and not plan.selected):
+        _check_edit(settings, job.text, plan, coder)
+    return Prepared(admin=admin, group=group, done=done, plan=plan)
 
 
 async def _plan(settings: Settings, admin: AdminClient, job: Job, ranges: Ranges) -> Plan:
@@ -104,11 +123,12 @@ def _check_edit(settings: Settings, text: str, plan: Plan, coder: Codec) -> None
         raise StreamsError(f"--set-text: {place}: {result}")
 
 
-async def _execute(
-    settings: Settings, admin: AdminClient, group: str, job: Job, plan: Plan, coder: Codec, stop: asyncio.Event
+async def execute(
+    settings: Settings, job: Job, prepared: Prepared, coder: Codec, stop: asyncio.Event, voice: Voice = CONSOLE
 ) -> Tally:
-    out = transfers.publisher(settings, group)
-    with progress(settings.topic_replay, size(plan.ranges)) as advance:
+    """Sends what was planned until the end, or until it is to stop. Raises TakenOver."""
+    plan, out = prepared.plan, transfers.publisher(settings, prepared.group)
+    with voice.progress(settings.topic_replay, size(plan.ranges)) as advance:
         transfer = Transfer(
             out,
             lambda record: (record.partition, record.offset) in plan.selected,
@@ -117,7 +137,7 @@ async def _execute(
             stop,
             advance=advance,
         )
-        return await resume(transfer, out, connection(settings), admin, group, plan.ranges)
+        return await resume(transfer, out, connection(settings), prepared.admin, prepared.group, plan.ranges)
 
 
 def _tell_plan(plan: Plan, job: Job, settings: Settings, done: int) -> None:
@@ -136,7 +156,8 @@ def _tell_plan(plan: Plan, job: Job, settings: Settings, done: int) -> None:
         remark("nothing was sent: --execute does it")
 
 
-def _as_json(plan: Plan, tally: Tally | None) -> dict[str, Any]:
+def as_json_of(plan: Plan, tally: Tally | None) -> dict[str, Any]:
+    """Returns the plan, and what became of it, as `--json` has them."""
     return {
         "selected": len(plan.selected),
         "reasons": plan.reasons,

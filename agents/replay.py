@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from agents import transfers
 from agents.clients import broker, codec, connection, request_topics
-from agents.console import plural, print_json, progress, remark
+from agents.console import CONSOLE, Voice, plural, print_json, remark
 from schemas.codec import Codec
 from schemas.errors import StreamsError
 from streams import topics
@@ -57,12 +57,26 @@ class Job:
         return mark if self.name is None else f"{mark}-{self.name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A replay that was planned: what earlier runs left of its ranges, and what is in there."""
+
+    admin: AdminClient
+    #: Whose committed offsets are its checkpoint.
+    group: str
+    ranges: Ranges
+    #: How far the plan has read.
+    ends: Mapping[TopicPartition, int]
+    #: How many offsets earlier runs went through.
+    done: int
+    plan: Plan
+
+
 def run(settings: Settings, job: Job, *, as_json: bool) -> int:
     """Says what would be replayed or does it, and returns the exit code.
 
     Raises NotForReplay, UnknownTopic, TakenOver, ModelError, BrokerUnreachable or BrokerRefused.
     """
-    _check(settings, job)
     try:
         return _run(settings, job, as_json=as_json)
     except KeyboardInterrupt:
@@ -90,34 +104,45 @@ def _check(settings: Settings, job: Job) -> None:
 
 
 def _run(settings: Settings, job: Job, *, as_json: bool) -> int:
+    prepared = prepare(settings, job)
+    _tell_plan(prepared.plan, job, target(settings, job), prepared.done)
+    tally = None
+    if job.execute and prepared.ranges:
+        transfers.require(prepared.admin, target(settings, job) if job.output is None else None)
+        started = time.monotonic()
+        with codec(settings) as coder:
+            replay = Replay(settings, job, prepared, _converter(settings, prepared.admin, job, coder))
+            tally = transfers.interruptible(replay.run)
+        transfers.tell(tally, what="record", to=target(settings, job), seconds=time.monotonic() - started)
+    if as_json:
+        print_json(as_json_of(prepared.plan, job, tally))
+    return transfers.exit_code(tally) if tally else 0
+
+
+def prepare(settings: Settings, job: Job, voice: Voice = CONSOLE) -> Prepared:
+    """Reads what a replay would send; blocks. Raises what `run` does."""
+    _check(settings, job)
     admin, selection = broker(settings), job.selection
     group = f"{settings.group}-replay-{job.mark}"
     whole = resolve(admin, selection.topic, selection.start, selection.end)
     ranges, done = transfers.unfinished(admin, group, whole)
     ends = {tp: each.end for tp, each in resolve(admin, selection.topic, BEGINNING, END).items()}
-    plan = asyncio.run(_survey(settings, selection, ranges, whole, ends))
-    _tell_plan(plan, job, target(settings, job), done)
-    tally = None
-    if job.execute and ranges:
-        transfers.require(admin, target(settings, job) if job.output is None else None)
-        started = time.monotonic()
-        with codec(settings) as coder:
-            convert = _converter(settings, admin, job, coder)
-            replay = Replay(settings, admin, group, job, plan, convert)
-            tally = transfers.interruptible(lambda stop: replay.run(ranges, ends, stop))
-        transfers.tell(tally, what="record", to=target(settings, job), seconds=time.monotonic() - started)
-    if as_json:
-        print_json(_as_json(plan, job, tally))
-    return transfers.exit_code(tally) if tally else 0
+    plan = asyncio.run(_survey(settings, selection, ranges, whole, ends, voice))
+    return Prepared(admin=admin, group=group, ranges=ranges, ends=ends, done=done, plan=plan)
 
 
 async def _survey(
-    settings: Settings, selection: Selection, ranges: Ranges, whole: Ranges, ends: Mapping[TopicPartition, int]
+    settings: Settings,
+    selection: Selection,
+    ranges: Ranges,
+    whole: Ranges,
+    ends: Mapping[TopicPartition, int],
+    voice: Voice,
 ) -> Plan:
     reading = dict(ranges)
     if not selection.include_superseded and ranges:  # what supersedes a record can be anywhere behind it
         reading = {tp: Range(ranges[tp].start if tp in ranges else each.end, ends[tp]) for tp, each in whole.items()}
-    with progress(f"reading {selection.topic}", size(reading)) as advance:
+    with voice.progress(f"reading {selection.topic}", size(reading)) as advance:
         async with aclosing(scan(connection(settings), reading)) as batches:
             return await survey(batches, selection, ranges, advance)
 
@@ -126,18 +151,20 @@ class Replay:
     """Moves what a plan found."""
 
     def __init__(
-        self, settings: Settings, admin: AdminClient, group: str, job: Job, plan: Plan, convert: Convert
+        self, settings: Settings, job: Job, prepared: Prepared, convert: Convert, voice: Voice = CONSOLE
     ) -> None:
-        self._settings, self._admin, self._group = settings, admin, group
-        self._job, self._plan, self._convert = job, plan, convert
+        self._settings, self._job, self._prepared = settings, job, prepared
+        self._convert, self._voice = convert, voice
 
-    async def run(self, ranges: Ranges, ends: Mapping[TopicPartition, int], stop: asyncio.Event) -> Tally:
-        """Moves the records of the ranges; `ends` is how far the plan has read. Raises TakenOver."""
+    async def run(self, stop: asyncio.Event) -> Tally:
+        """Moves the records until the end, or until it is to stop. Raises TakenOver."""
         settings, job, link = self._settings, self._job, connection(self._settings)
+        prepared = self._prepared
         live = Yielding(self._live_lag, job.max_live_lag, stop, self._paused)
-        out = transfers.publisher(settings, self._group)
-        news = nullcontext(_nothing) if job.selection.include_superseded else following(link, self._plan.latest, ends)
-        with progress(target(settings, job), size(ranges)) as advance:
+        out = transfers.publisher(settings, prepared.group)
+        superseded = job.selection.include_superseded
+        news = nullcontext(_nothing) if superseded else following(link, prepared.plan.latest, prepared.ends)
+        with self._voice.progress(target(settings, job), size(prepared.ranges)) as advance:
             async with news as check:
 
                 async def gate() -> None:
@@ -145,17 +172,18 @@ class Replay:
                     await live()
 
                 transfer = Transfer(out, self._pick, self._convert, Pace(job.rate), stop, gate=gate, advance=advance)
-                return await resume(transfer, out, link, self._admin, self._group, ranges)
+                return await resume(transfer, out, link, prepared.admin, prepared.group, prepared.ranges)
 
     def _pick(self, record: Record) -> bool | str:
-        return self._plan.pick(self._job.selection, record)
+        return self._prepared.plan.pick(self._job.selection, record)
 
     def _live_lag(self) -> int:
         live = request_topics(self._settings)
-        return lag(self._admin, self._settings.group, [live[LaneName.BULK], live[LaneName.INTERACTIVE]])
+        return lag(self._prepared.admin, self._settings.group, [live[LaneName.BULK], live[LaneName.INTERACTIVE]])
 
     def _paused(self, lag: int) -> None:
-        remark(f"paused while live traffic lags: {lag:,} records, --max-live-lag is {self._job.max_live_lag:,}")
+        most = self._job.max_live_lag
+        self._voice.remark(f"paused while live traffic lags: {lag:,} records, --max-live-lag is {most:,}")
 
 
 def _nothing() -> None:
@@ -212,7 +240,8 @@ def _counted(counts: Counts) -> str:
     )
 
 
-def _as_json(plan: Plan, job: Job, tally: Tally | None) -> dict[str, Any]:
+def as_json_of(plan: Plan, job: Job, tally: Tally | None) -> dict[str, Any]:
+    """Returns the plan, and what became of it, as `--json` has them."""
     total = plan.total
     return {
         "partitions": {str(n): {**asdict(counts), "moving": counts.moving} for n, counts in plan.partitions.items()},

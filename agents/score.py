@@ -1,14 +1,12 @@
 """The scorer: reads embeddings and publishes what each scorer says of them."""
 
 import asyncio
-from importlib.resources import as_file, files
 
 from agents.app import Worker
 from agents.clients import codec
-from agents.embed import checked_embedder
+from agents.embed import checked_embedder, configured_scorers
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
-from streams.scoring.loader import load_scorers
 from streams.scoring.scorer import Scorer
 from streams.scoring.stage import ScoreStage
 from streams.settings import Settings
@@ -25,8 +23,7 @@ def score(settings: Settings) -> None:
 
 def configured(settings: Settings) -> dict[str, Scorer]:
     """Loads the scorers; the model is only needed for their example sentences and is let go afterwards."""
-    with as_file(files("agents") / "samples" / "labels.toml") as bundled:
-        return load_scorers(settings.scorers_file or bundled, checked_embedder(settings))
+    return configured_scorers(settings, checked_embedder(settings))
 
 
 async def serve(settings: Settings, scorers: dict[str, Scorer]) -> None:
@@ -34,4 +31,4 @@ async def serve(settings: Settings, scorers: dict[str, Scorer]) -> None:
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
     with codec(settings) as records:
         stage = ScoreStage(scorers, records, settings.topic_scores)
-        await Worker(settings, f"{settings.group}-score", [lane], stage, Metrics(), BATCH).run()
+        await Worker(settings, f"{settings.group}-score", [lane], stage, records, Metrics(), BATCH).run()

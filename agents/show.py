@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from schemas.headers import Headers
-from schemas.records import Embedding, Record, Score, ScoreStatus, Sentence
+from schemas.records import Alert, Embedding, Record, Reply, Score, ScoreStatus, Sentence
 
 #: Characters of a text that a line shows.
 SHORT = 80
@@ -101,6 +101,10 @@ def _parts(item: Item, *, vectors: bool) -> list[str]:
             return _embedding_parts(embedding, vectors=vectors)
         case Score() as score:
             return _score_parts(score)
+        case Reply() as reply:
+            return [shortened(_text(reply.correlation_id) or ""), *_reply_parts(reply, vectors=vectors)]
+        case Alert() as alert:
+            return [alert.severity, shortened(alert.kind), shortened(alert.subject), shortened(alert.message)]
 
 
 def _embedding_parts(embedding: Embedding, *, vectors: bool) -> list[str]:
@@ -119,6 +123,15 @@ def _embedding_parts(embedding: Embedding, *, vectors: bool) -> list[str]:
 def _score_parts(score: Score) -> list[str]:
     parts = [shortened(score.sentence_id), shortened(score.scorer), shortened(score.label), f"{score.score:.3f}"]
     return parts if score.status is ScoreStatus.OK else [*parts, f"fallback: {shortened(score.reason or '')}"]
+
+
+def _reply_parts(reply: Reply, *, vectors: bool) -> list[str]:
+    if reply.error is not None:
+        return [f"{reply.error.reason} ({reply.error.stage})", shortened(reply.error.message)]
+    if reply.embedding is None:
+        return ["deleted"]
+    labels = [f"{shortened(score.scorer)}: {shortened(score.label)}" for score in reply.scores]
+    return [*_embedding_parts(reply.embedding, vectors=vectors), *labels]
 
 
 def _letter_parts(letter: Letter, record: Record | None) -> list[str]:
@@ -146,7 +159,19 @@ def _json(item: Item, *, vectors: bool) -> str:
 
 
 def _fields(record: Record, *, vectors: bool) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in _names(type(record), vectors=vectors)}
+    values = {name: getattr(record, name) for name in _names(type(record), vectors=vectors)}
+    return {name: _plain(value, vectors=vectors) for name, value in values.items()}
+
+
+def _plain(value: Any, *, vectors: bool) -> Any:
+    """A field as JSON can hold it, with the vector inside it only where that is wanted."""
+    match value:
+        case bytes():
+            return _text(value)
+        case Embedding():
+            return _fields(value, vectors=vectors)
+        case _:
+            return value
 
 
 def _names(kind: type[Any], *, vectors: bool) -> list[str]:
@@ -178,7 +203,7 @@ def _cells(item: Item, kind: type[Any] | None, columns: Sequence[str], *, vector
     if item.record is None and item.letter is None:
         return [""] * len(columns)
     if kind is not None and kind is not Letter:
-        return [_cell(getattr(item.record, name)) for name in columns]
+        return [_cell(_plain(getattr(item.record, name), vectors=vectors)) for name in columns]
     whole = (
         ""
         if item.record is None
@@ -194,12 +219,12 @@ def _cell(value: Any) -> Any:
             return str(value).lower()
         case str() | int() | float() | None:
             return value
-        case tuple():
+        case tuple() if all(isinstance(each, str) for each in value):
             return " ".join(value)
         case np.ndarray():
             return " ".join(map(str, value))  # a float32 prints as short as it can be read back
         case _:
-            return orjson.dumps(value).decode()
+            return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 # -- headers --------------------------------------------------------------------------------------------------

@@ -104,6 +104,17 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Returns whether nobody listens on a port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with http.get(url) as response:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from confluent_kafka.admin import AdminClient
 
 from agents.clients import connection
-from agents.console import plural, remark
+from agents.console import CONSOLE, Voice, plural, remark
 from streams.observe.metrics import Metrics
 from streams.ranges import END, Ranges, committed, is_embedded, remaining, resolve
 from streams.records import TopicPartition
@@ -55,7 +55,7 @@ def unfinished(admin: AdminClient, group: str, ranges: Ranges) -> tuple[dict[Top
     return left, done
 
 
-def require(admin: AdminClient, topic: str | None) -> None:
+def require(admin: AdminClient, topic: str | None, voice: Voice = CONSOLE) -> None:
     """Raises UnknownTopic where a topic to write to is missing: a publisher would wait for it for ever.
 
     Says, too, where there can be no checkpoint.
@@ -63,7 +63,7 @@ def require(admin: AdminClient, topic: str | None) -> None:
     if topic is not None:
         resolve(admin, topic, END, END)
     if is_embedded(admin):
-        remark("the embedded broker keeps no checkpoint: the same command sends all of it again")
+        voice.remark("the embedded broker keeps no checkpoint: the same command sends all of it again")
 
 
 def tell(tally: Tally, *, what: str, to: str, seconds: float) -> None:

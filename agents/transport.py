@@ -6,11 +6,13 @@ acknowledgement, which commits over holes. tests/contract/test_faust_contract.py
 """
 
 import asyncio
+import random
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import (
     ConsumerStoppedError,
@@ -23,18 +25,25 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.records import TopicPartition
+from agents.batches import Broken, guard
+from streams.records import Record, TopicPartition
 from streams.suspects import Suspicion
 
 log = structlog.get_logger(__name__)
 
 #: Records of one fetch: enough to spread the cost of a hand-over between threads, small enough to be prompt.
 FETCH_RECORDS = 512
+#: Bytes after which a fetch takes no more: a record that was compressed well may be much larger than it travelled.
+FETCH_BYTES = 16 * 1024 * 1024
 #: How long (milliseconds) a broker may hold a fetch with nothing to give. aiokafka has one fetch under way for each
 #: broker, so this also bounds how long a partition that was being worked off waits for its next fetch.
 FETCH_WAIT_MS = 100
 #: How long (seconds) a fetch waits for a partition whose records nobody took yet before it goes on without it.
 PREFETCH_BACKOFF = 0.01
+#: Seconds before a partition is read again that holds bytes which are not those that were written.
+DAMAGED_PAUSE = 10.0
+#: Seconds that the commit gets even where publishing has used up the time: what is out should not be repeated.
+LEAST_COMMIT = 1.0
 #: The broker says that this member's generation is over.
 REBALANCED = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 #: Stands for a partition without a commit.
@@ -45,12 +54,16 @@ class Fetch(NamedTuple):
     """What one fetch of a lane brought: one event on the lane's channel."""
 
     epoch: int
-    records: Mapping[TopicPartition, Sequence[ConsumerRecord]]
+    records: Mapping[TopicPartition, Sequence[Record]]
     positions: Mapping[TopicPartition, int]
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that owns the aiokafka consumer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._damaged: dict[driver.TopicPartition, float] = {}  # partition -> when to look again
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -58,6 +71,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         app = self.app
+        guard(app.unpack_limit)
         return AIOKafkaConsumer(
             **app.connection,
             group_id=app.conf.id,
@@ -77,16 +91,41 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def fetch(self, topic: str) -> Fetch | None:
         """Returns the next records of a topic's assigned partitions; runs on the thread's own loop."""
         consumer = self._ensure_consumer()
-        fetchable = self.app.pipeline.fetchable
-        tps = [tp for tp in consumer.assignment() if tp.topic == topic and fetchable(tp)]
+        tps = [tp for tp in consumer.assignment() if tp.topic == topic and self._fetchable(tp)]
         if not tps or not self.consumer.flow_active:
             await asyncio.sleep(0.05)
             return None
-        records = await consumer.getmany(*tps, timeout_ms=500, max_records=FETCH_RECORDS)
+        records = await self._taken(consumer, tps)
         # Only this lane moves these positions, so they belong to exactly these records (and to what the
         # consumer skipped behind them: transaction markers, compacted offsets).
         positions = {TopicPartition(*tp): await consumer.position(tp) for tp in tps}
-        return Fetch(-1, {TopicPartition(*tp): found for tp, found in records.items()}, positions)
+        return Fetch(-1, {TopicPartition(*tp): self._whole(tp, found) for tp, found in records.items()}, positions)
+
+    async def _taken(
+        self, consumer: AIOKafkaConsumer, tps: list[driver.TopicPartition]
+    ) -> dict[driver.TopicPartition, list[Any]]:
+        """Waits for a first record, then takes what is there of one partition after the other, until it is enough."""
+        records: dict[driver.TopicPartition, list[Any]] = await consumer.getmany(*tps, timeout_ms=500, max_records=1)
+        count = size = 0
+        for tp in random.sample(tps, len(tps)):  # each in turn, lest the first leaves nothing to the last
+            if count >= FETCH_RECORDS or size >= FETCH_BYTES:
+                break
+            more = (await consumer.getmany(tp, max_records=FETCH_RECORDS - count)).get(tp)
+            if more:
+                records.setdefault(tp, []).extend(more)
+                count += len(more)
+                size += sum(len(record.value or b"") for record in more if not isinstance(record, Broken))
+        return records
+
+    def _fetchable(self, tp: driver.TopicPartition) -> bool:
+        return self._damaged.get(tp, 0.0) < time.monotonic() and self.app.pipeline.fetchable(tp)
+
+    def _whole(self, tp: driver.TopicPartition, found: list[Any]) -> Sequence[Record]:
+        """Returns the records before what is broken; the partition waits there, loudly, and is never skipped."""
+        if found and isinstance(found[-1], Broken):
+            log.critical("partition-damaged", error=str(found.pop().error), **TopicPartition(*tp)._asdict())
+            self._damaged[tp] = time.monotonic() + DAMAGED_PAUSE
+        return found
 
     async def committed(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """Returns offset and metadata of the group's last commits; runs on the thread's own loop."""
@@ -131,6 +170,7 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._fetching: set[str] = set()  # topics with a fetch under way
         self._generation = -1  # in which the pipeline was given its partitions
+        self._between = True  # whether a rebalance is under way, as far as its two callbacks tell
         self._committed: dict[TopicPartition, OffsetAndMetadata] = {}  # of the group, as far as this member knows
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -184,18 +224,23 @@ class Consumer(driver.Consumer):
         self.app.pipeline.suspend()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Stops the flow even where nothing was assigned: Faust does not, and then fetches before it has sought."""
+        """Stops the flow even where nothing was assigned: Faust does not, and then fetches before it has sought.
+
+        This member joins again only when this returns, and until it has joined nobody is given its partitions. So
+        that is where the publisher lets go of them: see `TransactionalPublisher.assign`.
+        """
+        self._between = True
         self.stop_flow()
         await super().on_partitions_revoked(revoked)
+        await self.app.publisher.assign(())
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Lets go of everything: until `perform_seek` nothing is fetched, and no old watermark is committed.
 
         Faust seeks only where something is assigned, and resumes the flow even if the next rebalance has begun.
         """
+        self._between = False
         self.app.pipeline.assign({})
-        if not assigned:
-            await self.app.publisher.assign(())
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
@@ -203,9 +248,13 @@ class Consumer(driver.Consumer):
         epoch, generation = self.app.pipeline.epoch, self.app.consumer_generation_id
         while self._fetching:  # a fetch under way would move the positions set here
             await asyncio.sleep(0.005)
+        if self._between or epoch != self.app.pipeline.epoch:
+            return  # Faust calls this from a task of its own, which another rebalance may overtake
         tps = [TopicPartition(tp.topic, tp.partition) for tp in self.assignment()]
         # Whoever had the partitions before is fenced first, so that the offsets read next are the last ones.
         await self.app.publisher.assign(tps)
+        if epoch != self.app.pipeline.epoch:
+            return  # another rebalance has begun meanwhile, and will seek in its turn
         await self.seek_to_committed()
         self._committed = await self._thread.call_thread(self._thread.committed, tps)
         # Which leaves out offset 0 and partitions without a commit, though a discarded fetch may have moved them.
@@ -214,7 +263,7 @@ class Consumer(driver.Consumer):
         positions = {tp: await self.position(TP(*tp)) for tp in tps}
         suspicions = {tp: Suspicion.parse(note.metadata, note.offset) for tp, note in self._committed.items()}
         if epoch != self.app.pipeline.epoch:
-            return  # another rebalance has begun meanwhile, and will seek in its turn
+            return
         self._generation = generation
         self.app.pipeline.assign(positions, suspicions)
         self.app.metrics.rebalances.inc()
@@ -230,16 +279,19 @@ class Consumer(driver.Consumer):
         await self._commit_notes({tp: OffsetAndMetadata(position, metadata)})
 
     async def wait_empty(self) -> None:
-        """Publishes and commits what the model already holds, within a time of our own."""
-        timeout = self.app.drain_timeout
-        await self.app.pipeline.drain(timeout)
+        """Publishes and commits what the model already holds, within a time of our own.
+
+        Faust calls it twice while it stops: then both calls share the time.
+        """
+        ends = min(time.monotonic() + self.app.drain_timeout, self.app.leave_by)
+        await self.app.pipeline.drain(max(0.0, ends - time.monotonic()))
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(max(LEAST_COMMIT, ends - time.monotonic())):
                 await self.maybe_wait_for_commit_to_finish()
                 await self.force_commit()
                 await self._leave_clean()
         except TimeoutError:
-            log.warning("drain-commit-timeout", seconds=timeout)
+            log.warning("drain-commit-timeout", seconds=self.app.drain_timeout)
 
     async def _leave_clean(self) -> None:
         """Takes back the notes of partitions that made no progress: whoever has them next finds no death."""
@@ -258,7 +310,7 @@ class Consumer(driver.Consumer):
         return await self._commit_notes({tp: OffsetAndMetadata(at, "") for tp, at in moved.items()})
 
     async def _commit_notes(self, notes: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
-        if not notes:
+        if not notes or self._thread.should_stop:  # a thread that crashed would never answer
             return False
         committed = bool(await self._thread.call_thread(self._thread.commit_notes, notes, self._generation))
         self.app.metrics.commits.labels("done" if committed else "rebalanced").inc()

@@ -14,7 +14,7 @@ from schemas.contracts import FILES, MAKERS, SINGLE_OBJECT, by_fingerprint, curr
 from schemas.errors import BadBytes, InvalidField, Reject, UnknownSchema, UnsafeSchema
 from schemas.headers import Headers
 from schemas.reading import Broken, Read
-from schemas.records import Embedding, Record, Sentence
+from schemas.records import Embedding, Record, Reply, Sentence
 from schemas.registry import Registry, WriterSchema
 from schemas.resolution import reader
 from schemas.writing import writer
@@ -75,6 +75,11 @@ class Codec:
         self._writers[kind](record, out)
         return bytes(out)
 
+    def announce(self, kind: type[Record], topic: str) -> None:
+        """Has the registry know the schema of a topic, so that `encode` asks no more; raises RegistryUnavailable."""
+        if (kind, topic) not in self._frames:
+            self._frame(kind, topic)
+
     def _frame(self, kind: type, topic: str) -> bytes:
         contract = current(kind)
         if self._registry is None:
@@ -123,6 +128,8 @@ def validate(record: Record) -> None:
         _check_sentence(record)
     elif isinstance(record, Embedding) and record.vector.shape != (record.dimensions,):
         raise InvalidField(f"vector: expected as many values as dimensions says, {record.dimensions}")
+    elif isinstance(record, Reply) and record.embedding is not None:
+        validate(record.embedding)
 
 
 def _check_sentence(sentence: Sentence) -> None:

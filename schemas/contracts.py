@@ -10,18 +10,33 @@ from typing import Any, Final
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.avro import Type, parse
-from schemas.records import Embedding, Overflow, Score, ScoreStatus, Sentence, Source
+from schemas.records import (
+    Alert,
+    Embedding,
+    Overflow,
+    Reply,
+    ReplyError,
+    Score,
+    ScoreStatus,
+    Sentence,
+    Served,
+    Severity,
+    Source,
+    Timings,
+)
 
 #: The file of each record.
 FILES: Final[Mapping[type, str]] = {
     Sentence: "sentence.avsc",
     Embedding: "embedding.avsc",
     Score: "score.avsc",
+    Reply: "reply.avsc",
+    Alert: "alert.avsc",
 }
 
 #: What makes each named type of the contracts.
 MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
-    made.__name__: made for made in (Sentence, Embedding, Score, Source, Overflow, ScoreStatus)
+    made.__name__: made for made in (*FILES, Source, Overflow, ScoreStatus, ReplyError, Served, Timings, Severity)
 }
 
 #: The two bytes that open a value in Avro's single-object encoding; eight bytes of fingerprint follow.

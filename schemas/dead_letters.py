@@ -34,8 +34,8 @@ def dead_letter_headers(
     `attempts` is how often the record was tried.
     """
     name = _type_name(error)
-    message = _cut(str(error), MAX_MESSAGE)
-    trace = _cut("\n".join(_stack_trace(error)), MAX_STACKTRACE)
+    message = cut(str(error), MAX_MESSAGE)
+    trace = cut("\n".join(_stack_trace(error)), MAX_STACKTRACE)
     causes = [("kafka_dlt-exception-cause-fqcn", _type_name(cause)) for cause in [_cause(error)] if cause]
     return [
         ("__connect.errors.topic", read_at.topic.encode()),
@@ -88,6 +88,6 @@ def _stack_trace(error: BaseException) -> Iterator[str]:
         cause = _cause(cause)
 
 
-def _cut(text: str, size: int) -> bytes:
+def cut(text: str, size: int) -> bytes:
     """At most so many bytes of UTF-8, not ending inside a character."""
     return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore").encode()

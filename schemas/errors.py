@@ -31,6 +31,13 @@ class BadBytes(Reject):
     stage = "decode"
 
 
+class UnreadableBatch(Reject):
+    """The records of a whole batch cannot be got out: it unpacks to too much, or to nonsense."""
+
+    reason = "unreadable-batch"
+    stage = "decode"
+
+
 class UnknownSchema(Reject):
     """The value names a writer schema that nobody here knows."""
 
@@ -101,6 +108,13 @@ class ResultTooLarge(Reject):
     """The broker refuses this record's result because of its size."""
 
     reason = "result-too-large"
+    stage = "publish"
+
+
+class NoReplyPartition(Reject):
+    """The topic or partition that a request names for its reply does not exist; the reply is dropped."""
+
+    reason = "no-reply-partition"
     stage = "publish"
 
 

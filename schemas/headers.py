@@ -102,23 +102,32 @@ def parse_request(headers: Headers) -> RequestHeaders:
     others = tuple(header for header in headers if header[0] not in ours)
     if not found:
         return RequestHeaders(others=others)
+    reply_topic, results = _topic(found, REPLY_TOPIC) or _topic(found, SPRING_REPLY_TOPIC), _results(found)
+    if results is Results.REPLY_ONLY and reply_topic is None:
+        raise InvalidField(f"header {REPLY_TOPIC}: expected a topic, since {RESULTS} says {results}")
     return RequestHeaders(
         traceparent=_traceparent(found),
         deadline=_number(found, DEADLINE, 0, _MOST_64),
-        reply_topic=_topic(found, REPLY_TOPIC) or _topic(found, SPRING_REPLY_TOPIC),
+        reply_topic=reply_topic,
         reply_partition=_reply_partition(found),
         correlation_id=found.get(CORRELATION_ID, found.get(SPRING_CORRELATION_ID)),
-        results=_results(found),
+        results=results,
         source=_source(found) if replayed else None,
         others=others,
     )
+
+
+def traceparent(headers: Headers) -> bytes | None:
+    """The W3C trace context of any record, where it is valid."""
+    found = {name: value for name, value in headers if name == TRACEPARENT and value is not None}
+    return _traceparent(found)
 
 
 def carried(request: RequestHeaders) -> list[Header]:
     """What a request's results carry on: its trace with a new span, and the headers that are not ours."""
     if request.traceparent is None:
         return list(request.others)
-    return [(TRACEPARENT, _continued(request.traceparent)), *request.others]
+    return [(TRACEPARENT, continued(request.traceparent)), *request.others]
 
 
 def result_headers(record: Embedding | Score, request: RequestHeaders) -> list[Header]:
@@ -133,6 +142,13 @@ def result_headers(record: Embedding | Score, request: RequestHeaders) -> list[H
         ("content-type", b"application/avro"),
         *carried(request),
     ]
+
+
+def reply_headers(request: RequestHeaders) -> list[Header]:
+    """The headers of a reply: whose it is, under our name and Spring's, and what the request's own carry on."""
+    whose = request.correlation_id
+    names = () if whose is None else (CORRELATION_ID, SPRING_CORRELATION_ID)
+    return [*((name, whose) for name in names), ("content-type", b"application/avro"), *carried(request)]
 
 
 def source_headers(source: Source) -> list[Header]:
@@ -154,7 +170,8 @@ def _traceparent(found: Mapping[str, bytes]) -> bytes | None:
     return value if match and (match[3] is None or not value.startswith(b"00")) else None
 
 
-def _continued(traceparent: bytes) -> bytes:
+def continued(traceparent: bytes) -> bytes:
+    """The same trace with a new span."""
     span = getrandbits(64) or 1
     return b"00-%b-%016x-%b" % (traceparent[3:35], span, traceparent[53:55])
 

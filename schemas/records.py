@@ -22,6 +22,14 @@ class ScoreStatus(StrEnum):
     FALLBACK = "fallback"
 
 
+class Severity(StrEnum):
+    """How soon a person should look at an alert."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """One sentence to embed and, where scorers are named, to score."""
@@ -112,5 +120,77 @@ class Score:
     scored_at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyError:
+    """Why a request is refused: reason and stage are those of a Reject, the message never quotes the text."""
+
+    reason: str
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What answers: the model and the scorers of a worker."""
+
+    model: str
+    revision: str
+    weights_digest: str
+    precision: str
+    #: Values of a full vector.
+    dimensions: int
+    #: Most tokens the model reads of a text, special tokens included.
+    max_tokens: int
+    #: Names everything besides the text that decides a vector, see `streams.embedding.identity`.
+    identity: str
+    scorers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a request's time went, in microseconds; 0 for a step it did not take."""
+
+    #: From its tokens to the model.
+    queue: int = 0
+    #: Tokens of it, and of those it came with.
+    tokenise: int = 0
+    #: The model's run over its batch.
+    embed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The answer to one request that named a topic for replies."""
+
+    #: The request's own, byte for byte; empty where it had none.
+    correlation_id: bytes = b""
+    #: None where the request is refused.
+    embedding: Embedding | None = None
+    #: Of the scorers that the sentence named, in that order.
+    scores: tuple[Score, ...] = ()
+    #: None where the request is not refused.
+    error: ReplyError | None = None
+    served: Served
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """Something that a person should look at, or that it is over."""
+
+    id: str
+    #: Short slug of what happened.
+    kind: str
+    severity: Severity = Severity.WARNING
+    #: What it is about: a consumer group, a topic's partition.
+    subject: str
+    #: The numbers behind it.
+    figures: Mapping[str, float] = field(default_factory=dict, hash=False)
+    message: str = ""
+    #: When it began, and when it was noticed: milliseconds since 1970 UTC.
+    since: int
+    at: int
+
+
 #: Any record this product reads or writes.
-Record = Sentence | Embedding | Score
+Record = Sentence | Embedding | Score | Reply | Alert

@@ -81,6 +81,13 @@ def _double(value: float, out: bytearray) -> None:
     out += _DOUBLE.pack(value)
 
 
+def _octets(data: bytes, out: bytearray) -> None:
+    if not isinstance(data, bytes):  # a list of numbers would do for a bytearray
+        raise TypeError
+    _unsigned(len(data) << 1, out)
+    out += data
+
+
 def _string(text: str, out: bytearray) -> None:
     data = text.encode()
     size = len(data) << 1
@@ -96,6 +103,7 @@ _PRIMITIVES: dict[str, Write] = {
     "int": _integer,
     "long": _long,
     "double": _double,
+    "bytes": _octets,
     "string": _string,
 }
 

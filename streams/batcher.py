@@ -114,6 +114,8 @@ class Batcher(Generic[T]):
         self._queues: dict[str, _LaneQueue[T]] = {lane.topic: _LaneQueue(lane.patience) for lane in lanes}
         self._changed = threading.Condition()
         self._closed = False
+        self._reserved: T | None = None  # the only item that is handed out at present
+        self._ready = False  # whether it was put
         self.busy = 0  # batches that were taken and are not done
 
     def put(self, topic: str, items: Iterable[T]) -> None:
@@ -121,7 +123,10 @@ class Batcher(Generic[T]):
         queue = self._queues[topic]
         with self._changed:
             for item in items:
-                queue.put(item)
+                if item is self._reserved:
+                    self._ready = True
+                else:
+                    queue.put(item)
             self._changed.notify_all()
 
     def take(self) -> list[T] | None:
@@ -131,12 +136,31 @@ class Batcher(Generic[T]):
         """
         with self._changed:
             while not self._closed:
-                waiting = [queue for queue in self._queues.values() if len(queue)]
-                if waiting:
+                if batch := self._next():
                     self.busy += 1
-                    return min(waiting, key=_LaneQueue.due).take(self.budget)
+                    return batch
                 self._changed.wait()
             return None
+
+    def _next(self) -> list[T] | None:
+        if self._reserved is not None:
+            batch = [self._reserved] if self._ready else None
+            self._ready = False
+            return batch
+        waiting = [queue for queue in self._queues.values() if len(queue)]
+        return min(waiting, key=_LaneQueue.due).take(self.budget) if waiting else None
+
+    def reserve(self, item: T) -> bool:
+        """Hands out nothing but this item, once it is put; returns whether all that was taken before is done."""
+        with self._changed:
+            self._reserved = item
+            return not self.busy
+
+    def free(self) -> None:
+        """Hands out everything again."""
+        with self._changed:
+            self._reserved, self._ready = None, False
+            self._changed.notify_all()
 
     def done(self) -> None:
         """Notes that a batch that was taken is finished."""
@@ -146,6 +170,7 @@ class Batcher(Generic[T]):
     def clear(self) -> None:
         """Forgets what is queued; batches that were taken go on."""
         with self._changed:
+            self._ready = False
             for queue in self._queues.values():
                 queue.clear()
 

@@ -23,15 +23,7 @@ class DeadLetters:
     def make(self, record: Record, reason: Reject, attempts: int) -> Outgoing:
         """Returns the dead letter of a record: key, value and headers byte for byte, our headers behind them."""
         read_at = Source(record.topic, record.partition, record.offset, record.timestamp)
-        log.warning(
-            "dead-letter",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            stage=reason.stage,
-            reason=reason.reason,
-            error=str(reason),
-        )
+        log.warning("dead-letter", **described(record, reason))
         headers = dead_letter_headers(
             reason,
             read_at=read_at,
@@ -40,6 +32,18 @@ class DeadLetters:
             attempts=attempts,
         )
         return Outgoing(self.topic, record.key, record.value, [*record.headers, *headers])
+
+
+def described(record: Record, reason: Reject) -> dict[str, str | int]:
+    """Returns what a log line says of a refused record: where it was read, and why it is refused."""
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "stage": reason.stage,
+        "reason": reason.reason,
+        "error": str(reason),
+    }
 
 
 #: The first of our headers on a dead letter; everything behind it is ours, too.

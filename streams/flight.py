@@ -47,7 +47,7 @@ class Item(Generic[W]):
 
     __slots__ = (
         "alone", "arrived", "errors", "failure", "in_room", "lane", "outputs", "partition", "record", "refused",
-        "settled", "started", "work",
+        "settled", "started", "told", "work",
     )  # fmt: skip
 
     def __init__(self, record: Record, partition: Partition[W], lane: Lane, arrived: float) -> None:
@@ -62,6 +62,7 @@ class Item(Generic[W]):
         self.failure: Exception | None = None  # of the last try, until it is decided what to do about it
         self.errors: list[str] = []  # of every try
         self.in_room = False
+        self.told = False  # its reply is out, or nobody can have it: the reply must not be sent again
         #: Whether it must not share a batch: a process died hereabouts, or it failed before.
         self.alone = partition.suspicion.covers(record.offset)
 
@@ -70,6 +71,11 @@ class Item(Generic[W]):
         self.refused = refused
         self.settled = time.monotonic()
         self.outputs = outputs
+
+    @property
+    def dead_letter(self) -> bool:
+        """Whether its record becomes a dead letter; a refused one whose caller alone is told of it does not."""
+        return self.refused is not None and any(not output.reply for output in self.outputs or ())
 
     @property
     def size(self) -> int:

@@ -13,22 +13,25 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from schemas.errors import Expired, Killer, Reject, Retry
+from schemas.errors import Expired, Killer, NoReplyPartition, Reject, Retry
+from schemas.records import Severity
 from streams.batcher import Batcher
 from streams.brake import Brake
 from streams.flight import Item, Partition, Room
 from streams.lanes import Lane
+from streams.observe.alerts import Tell, nobody
 from streams.observe.metrics import Metrics
-from streams.records import Outgoing, PartitionLost, Record, TopicPartition
+from streams.observe.tracing import NoTracing, Tracing
+from streams.records import Outgoing, PartitionLost, Record, TopicPartition, Unreadable
 from streams.stage import Stage, W
 from streams.suspects import Suspicion
 
@@ -38,6 +41,8 @@ log = structlog.get_logger(__name__)
 PREPARE_CHUNK = 128
 #: Seconds before a dead letter that the broker refuses is offered again.
 REFUSED_PAUSE = 10.0
+#: Most seconds that everybody else has for themselves after one suspect was tried.
+LONGEST_TURN = 30.0
 #: Waits between tries while the world is not ready: random, growing to ten seconds.
 BACKOFF = wait_random_exponential(multiplier=0.1, max=10)
 
@@ -58,6 +63,10 @@ class Publisher(Protocol):
 
         They are the results of `source` up to the offset `position`. Raises PartitionLost.
         """
+        ...
+
+    async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
+        """As `deliver`, for what is nobody's result."""
         ...
 
 
@@ -88,6 +97,13 @@ async def _forget_suspicion(tp: TopicPartition, position: int, metadata: str) ->
     """Keeps no suspicion: for a pipeline whose process is not worth bringing back."""
 
 
+def _forget_frames(error: BaseException | None) -> None:
+    """Lets go of where an error was raised: the frames hold the records it was raised among, and those hold it."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 class Pipeline(Generic[W]):
     """Runs one stage over the records of its lanes."""
 
@@ -96,7 +112,7 @@ class Pipeline(Generic[W]):
         stage: Stage[W],
         lanes: Iterable[Lane],
         publisher: Publisher,
-        dead_letter: Callable[[Record, Reject, int], Outgoing],
+        refusal: Callable[[Record, Reject, int], list[Outgoing]],
         metrics: Metrics,
         *,
         budget: int,
@@ -107,31 +123,39 @@ class Pipeline(Generic[W]):
         remember: Callable[[TopicPartition, int, str], Awaitable[None]] = _forget_suspicion,
         retries: Retries = Retries(),
         brake: Brake | None = None,
+        tracing: Tracing | None = None,
+        tell: Tell = nobody,
     ) -> None:
         """`budget`: tokens a batch; `max_records`, `max_bytes`: of one lane in the worker at once.
 
-        `dead_letter(record, reason, attempts)` makes the dead letter of a record; `on_crash` is told (on the event
-        loop) of an error in the pipeline itself: the process should end, since what is in flight will not. `on_lost`
-        is told that a partition turned out to be another worker's: it is time for a new assignment.
+        `refusal(record, reason, attempts)` makes what a refused record ends as (`streams.refusals`); `on_crash` is
+        told (on the event loop) of an error in the pipeline itself: the process should end, since what is in flight
+        will not. `on_lost` is told that a partition turned out to be another worker's: it is time for a new assignment.
         `remember(tp, position, metadata)` commits what should survive this process.
-        `brake` holds up partitions when too many dead letters come.
+        `brake` holds up partitions when too many dead letters come. `tell` is what to call when a person should look.
+        `tracing` hears of every record that is finished.
         """
         self.name = stage.name
         self._stage = stage
         self._lanes = {lane.topic: lane for lane in lanes}
         self._publisher = publisher
-        self._dead_letter = dead_letter
+        self._refusal = refusal
         self._metrics = metrics
         self._on_crash = on_crash
         self._on_lost = on_lost
         self._remember = remember
         self._retries = retries
         self._brake = brake or Brake("none", metrics)
+        self._tracing = tracing or NoTracing()
+        self._tell = tell
         self._batcher: Batcher[Item[W]] = Batcher(self._lanes.values(), budget)
         self._rooms = {topic: Room(max_records, max_bytes) for topic in self._lanes}
         self._partitions: dict[TopicPartition, Partition[W]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._trial = asyncio.Lock()
+        self._no_trial = asyncio.Event()
+        self._no_trial.set()
+        self._preparing = 0  # chunks that are being prepared
         self.epoch = 0  # changes whenever what was fetched before must be forgotten
         self.progressed = time.monotonic()
 
@@ -243,6 +267,11 @@ class Pipeline(Generic[W]):
             self._partitions[tp].watermark.reach(position)
         if self._publisher.atomic:  # nobody else commits past markers behind the last record
             self._publish_heads(self._partitions[tp] for tp in positions)
+        for item in items:
+            if isinstance(item.record, Unreadable):
+                self._finish(item, item.record.why)
+        self._publish_heads({item.partition for item in items})
+        items = [item for item in items if item.outputs is None]
         for partition in {item.partition for item in items}:
             await self._touch(partition)
         for partition in {item.partition for item in items if item.alone}:
@@ -274,7 +303,8 @@ class Pipeline(Generic[W]):
     async def _prepare(self, epoch: int, items: list[Item[W]]) -> None:
         """Prepares a chunk; where the world is not ready, only the partitions of the chunk wait for it."""
         try:
-            await self._prepare_now(epoch, items)
+            async with self._no_trial_meanwhile():
+                await self._prepare_now(epoch, items)
         except Retry as error:
             log.warning("waiting", stage=self.name, records=len(items), error=str(error))
             for partition in {item.partition for item in items}:
@@ -285,7 +315,8 @@ class Pipeline(Generic[W]):
             try:
                 async for attempt in AsyncRetrying(**self._patience(epoch)):
                     with attempt:
-                        await self._prepare_now(epoch, items)
+                        async with self._no_trial_meanwhile():
+                            await self._prepare_now(epoch, items)
             except Retry:
                 return  # the partition was lost while the world was not ready; its next owner will see
 
@@ -307,29 +338,81 @@ class Pipeline(Generic[W]):
         self._batcher.put(items[0].lane.topic, work)
         self._publish_heads(item.partition for item in items)
 
+    # -- suspects ---------------------------------------------------------------------------------------------
+
     async def _creep(self, epoch: int, partition: Partition[W], items: Sequence[Item[W]]) -> None:
-        """Takes records one at a time, each named in the commit before it is touched: one of them kills processes."""
+        """Takes records one at a time: one of them kills processes."""
         for item in items:
             while not self._gone(epoch, partition) and (partition.publishing or partition.items[0] is not item):
                 await asyncio.sleep(0.002)
-            async with self._trial:  # of all partitions together: else a death would accuse whoever waits his turn
+            async with self._trial:
                 if self._gone(epoch, partition):
                     return
-                await self._try_suspect(epoch, partition, item)
+                taken = await self._try_suspect(epoch, partition, item)
+            await asyncio.sleep(min(taken, LONGEST_TURN))  # half of the time belongs to everybody else
 
-    async def _try_suspect(self, epoch: int, partition: Partition[W], item: Item[W]) -> None:
-        """Takes the record at the head of a partition alone, and returns when it is published."""
+    async def _try_suspect(self, epoch: int, partition: Partition[W], item: Item[W]) -> float:
+        """Takes the record at the head of a partition while nothing else is touched; returns the seconds it took.
+
+        Its name is committed before, and taken back after: who is named when the process dies was the only one to
+        be prepared or run, on any thread and of any partition. The neighbours of a killer cannot be accused.
+        """
         suspicion, offset = partition.suspicion, item.record.offset
         if suspicion.offset == offset and suspicion.times >= self._retries.attempts:
             partition.suspicion = Suspicion()
             self._finish(item, Killer(f"{suspicion.times} processes died or hung over this record alone"))
             self._publish_heads([partition])
-            return
+            return 0.0
         partition.suspicion = suspicion.trying(offset)
-        await self._remember(partition.tp, partition.watermark.position, partition.suspicion.metadata())
-        await self._prepare(epoch, [item])
-        while not self._gone(epoch, partition) and (partition.publishing or item in partition.items):
-            await asyncio.sleep(0.002)
+        async with self._nothing_else(epoch, partition, item):
+            started = time.monotonic()
+            try:
+                async for attempt in AsyncRetrying(**self._patience(epoch)):
+                    with attempt:
+                        await self._run_suspect(epoch, partition, item)
+            except Retry:
+                pass  # as in `_prepare_later`
+            return time.monotonic() - started
+
+    async def _run_suspect(self, epoch: int, partition: Partition[W], item: Item[W]) -> None:
+        """Prepares and runs a record under its name; whether it is refused or fails, it has not killed."""
+        if self._gone(epoch, partition):
+            return
+        # What it causes goes out when its name was taken back: else the two commits could cross.
+        partition.publishing, position = True, partition.watermark.position
+        try:
+            await self._remember(partition.tp, position, partition.suspicion.metadata())
+            await self._prepare_now(epoch, [item])
+            while not self._gone(epoch, partition) and item.outputs is None and not item.errors:
+                await asyncio.sleep(0.002)
+        finally:
+            if not self._gone(epoch, partition):
+                await self._remember(partition.tp, position, "")
+            partition.publishing = False
+            self._publish_heads([partition])
+
+    @asynccontextmanager
+    async def _nothing_else(self, epoch: int, partition: Partition[W], item: Item[W]) -> AsyncIterator[None]:
+        """While inside, nothing is prepared, and the model is given nothing but this item."""
+        self._no_trial.clear()
+        try:
+            while not (self._batcher.reserve(item) and not self._preparing) and not self._gone(epoch, partition):
+                await asyncio.sleep(0.002)
+            yield
+        finally:
+            self._no_trial.set()
+            self._batcher.free()
+
+    @asynccontextmanager
+    async def _no_trial_meanwhile(self) -> AsyncIterator[None]:
+        """While inside, no suspect is tried."""
+        while not self._no_trial.is_set():
+            await self._no_trial.wait()
+        self._preparing += 1
+        try:
+            yield
+        finally:
+            self._preparing -= 1
 
     def _gone(self, epoch: int, partition: Partition[W]) -> bool:
         return epoch != self.epoch or partition.lost
@@ -418,7 +501,9 @@ class Pipeline(Generic[W]):
 
     def _finish(self, item: Item[W], result: list[Outgoing] | Reject) -> None:
         if isinstance(result, Reject):
-            item.settle([self._dead_letter(item.record, result, max(1, len(item.errors)))], result)
+            outputs = self._refusal(item.record, result, max(1, len(item.errors)))
+            _forget_frames(result)
+            item.settle(outputs, result)
         else:
             item.settle(result)
 
@@ -494,22 +579,54 @@ class Pipeline(Generic[W]):
             self._on_crash(error)
 
     async def _deliver(self, partition: Partition[W], head: Sequence[Item[W]], position: int) -> None:
-        """Publishes what these items caused; a result the broker refuses becomes its record's dead letter."""
-        await self._brake.let_pass(sum(item.refused is not None for item in head), self._still_alive)
-        outgoing = [(output, item) for item in head for output in item.outputs or ()]
+        """Publishes what these items caused, until nothing of it is refused any more."""
+        head = await self._offer(partition, head, position)
+        while head:
+            head = await self._offer(partition, head, position)
+
+    async def _offer(self, partition: Partition[W], head: Sequence[Item[W]], position: int) -> Sequence[Item[W]]:
+        """Publishes once; returns what has to be published again: where the broker refuses a result, its refusal."""
+        await self._brake.let_pass(sum(item.dead_letter for item in head), self._still_alive)
+        outgoing = [(out, item) for item in head for out in item.outputs or () if not (out.reply and item.told)]
         refused = await self._publisher.deliver([output for output, _ in outgoing], partition.tp, position)
-        again = {id(item): (item, refused[index]) for index, (_, item) in enumerate(outgoing) if index in refused}
+        again: dict[int, tuple[Item[W], Reject]] = {}
+        for index, (output, item) in enumerate(outgoing):
+            reason = refused.get(index)
+            if output.reply and self._told(item, reason):
+                item.told = True
+            elif reason is not None:
+                again[id(item)] = item, reason
         for item, reason in again.values():
             if item.refused is None:
                 self._finish(item, reason)
             else:  # never dropped: the partition waits here, loudly, until the topic takes it
-                log.critical(
-                    "dead-letter-refused", offset=item.record.offset, error=str(reason), **item.partition.tp._asdict()
-                )
+                self._tell_refused(item, reason)
                 await asyncio.sleep(REFUSED_PAUSE)
-        if again:
-            left = head if self._publisher.atomic else [item for item, _ in again.values()]
-            await self._deliver(partition, left, position)
+        if not refused:
+            return []
+        return head if self._publisher.atomic else [item for item, _ in again.values()]
+
+    def _tell_refused(self, item: Item[W], reason: Reject) -> None:
+        tp, waiting = item.partition.tp, time.monotonic() - item.settled
+        log.critical("dead-letter-refused", offset=item.record.offset, error=str(reason), **tp._asdict())
+        self._tell(
+            "dead-letter-refused",
+            f"{tp.topic}/{tp.partition}",
+            Severity.CRITICAL,
+            f"the dead letter of offset {item.record.offset} is refused, and its partition waits: {reason}",
+            figures={"offset": item.record.offset, "seconds": waiting},
+            since=time.time() - waiting,
+        )
+
+    def _told(self, item: Item[W], reason: Reject | None) -> bool:
+        """Whether a reply is out, or cannot be delivered; one that is only too large gives way to a refusal."""
+        if reason is None:
+            return not self._publisher.atomic  # a transaction that was refused takes it back
+        if item.refused is None and not isinstance(reason, NoReplyPartition):
+            return False
+        self._metrics.replies_dropped.labels(reason.reason).inc()
+        log.warning("reply-dropped", offset=item.record.offset, error=str(reason), **item.partition.tp._asdict())
+        return True
 
     def _still_alive(self) -> None:
         self.progressed = time.monotonic()
@@ -522,6 +639,7 @@ class Pipeline(Generic[W]):
         self.progressed = time.monotonic()
         if head:
             self._metrics.finished(self.name, head, self.progressed)
+            self._tracing.finished(self.name, head)
 
     def _lose(self, partition: Partition[W]) -> None:
         """Gives a partition up; what a publish or a model thread holds of it comes too late to count."""

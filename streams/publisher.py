@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, count
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -20,7 +20,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from schemas.errors import Reject, ResultTooLarge, Retry
+from schemas.errors import NoReplyPartition, Reject, ResultTooLarge, Retry
 from streams.observe.metrics import Metrics
 from streams.records import Outgoing, TopicPartition
 
@@ -47,22 +47,38 @@ def partition_of(record: Outgoing, partitions: int, turn: Iterator[int]) -> int:
     """Picks the partition as the Java client does: murmur2 of the key; `turn` where there is none."""
     if record.partition is not None:
         return record.partition
+    if not partitions:
+        return 0
     if record.key is None:
         return next(turn) % partitions
     return int(murmur2(record.key) & 0x7FFFFFFF) % partitions
 
 
+class Receipt(NamedTuple):
+    """Where the broker put a record."""
+
+    partition: int
+    offset: int
+
+
 class _Ticket:
     """What one `publish` call waits for."""
 
-    __slots__ = ("done", "open", "refused")
+    __slots__ = ("done", "open", "receipts", "refused")
 
     def __init__(self, records: int) -> None:
         self.open = records
+        self.receipts: dict[int, Receipt] = {}
         self.refused: dict[int, Reject] = {}
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settle(self) -> None:
+    @property
+    def abandoned(self) -> bool:
+        return self.done.cancelled()
+
+    def settle(self, index: int, receipt: Receipt | None) -> None:
+        if receipt is not None:
+            self.receipts[index] = receipt
         self.open -= 1
         if not self.open and not self.done.done():
             self.done.set_result(None)
@@ -111,10 +127,18 @@ class KafkaPublisher:
         await close(self._producer)
 
     async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
-        """Returns once each record has the broker's receipt or was refused for its own fault (index -> why)."""
+        """Returns once each record has the broker's receipt or was refused for its own fault (index -> why).
+
+        What was not sent yet when the call is cancelled is not sent any more.
+        """
+        return (await self.post(records))[1]
+
+    async def post(self, records: Sequence[Outgoing]) -> tuple[Mapping[int, Receipt], Mapping[int, Reject]]:
+        """As `publish`; returns the receipts, too: index -> where the record is."""
         if not records:
-            return {}
-        partitions = {topic: await self._partitions(topic) for topic in {record.topic for record in records}}
+            return {}, {}
+        topics = {(record.topic, record.reply) for record in records}
+        partitions = {topic: await self.partitions(topic, reply=reply) for topic, reply in topics}
         ticket = _Ticket(len(records))
         for index, record in enumerate(records):
             tp = TopicPartition(record.topic, partition_of(record, partitions[record.topic], self._turn))
@@ -123,7 +147,7 @@ class KafkaPublisher:
             if len(mailbox) == 1:
                 self._spawn(tp, mailbox)
         await ticket.done
-        return ticket.refused
+        return ticket.receipts, ticket.refused
 
     async def reachable(self) -> bool:
         """Returns whether a broker answered within a few seconds."""
@@ -136,10 +160,15 @@ class KafkaPublisher:
         """As `publish`; the offset behind them is the consumer's to commit."""
         return await self.publish(records)
 
-    async def _partitions(self, topic: str) -> int:
-        """Returns how many partitions a topic has, waiting for the topic or the broker where they are away."""
+    async def partitions(self, topic: str, *, reply: bool = False) -> int:
+        """Returns how many partitions a topic has, waiting for the topic or the broker where they are away.
+
+        A topic for replies is not waited for: there may be 0.
+        """
         async for attempt in retrying(f"partitions of {topic}", self._metrics):
             with attempt:
+                if reply:
+                    return len(await reply_partitions(self._producer, topic))
                 try:
                     return len(await self._producer.partitions_for(topic))
                 except KafkaError as error:
@@ -166,15 +195,26 @@ class KafkaPublisher:
                 mailbox.popleft()[2].fail(error)
 
     async def _send(self, tp: TopicPartition, mailbox: deque[_Letter], most: int | None = None) -> None:
+        while mailbox and mailbox[0][2].abandoned:
+            mailbox.popleft()
+        if not mailbox:
+            return
         producer = self._producer
+        if mailbox[0][0].reply and tp.partition not in await reply_partitions(producer, tp.topic, tp.partition):
+            while mailbox:
+                _, index, ticket = mailbox.popleft()
+                ticket.refused[index] = no_place(tp)
+                ticket.settle(index, None)
+            return
         batch = producer.create_batch()
         letters = 0
         for record, _, _ in mailbox:
             if letters == most or not append(batch, record):
                 break
             letters += 1
+        first = None
         try:
-            await (await producer.send_batch(batch, tp.topic, partition=tp.partition))
+            first = (await (await producer.send_batch(batch, tp.topic, partition=tp.partition))).offset
         except REFUSED as error:
             if letters > 1:
                 await self._send(tp, mailbox, letters // 2)
@@ -192,8 +232,9 @@ class KafkaPublisher:
             if type(error) is KafkaError:  # the producer's own sender gave up: it will not send again
                 await self._renew(producer)
             raise BrokerUnavailable(str(error) or repr(error)) from error
-        for _ in range(letters):
-            mailbox.popleft()[2].settle()
+        for n in range(letters):
+            _, index, ticket = mailbox.popleft()
+            ticket.settle(index, None if first is None else Receipt(tp.partition, first + n))
 
     async def _renew(self, producer: AIOKafkaProducer) -> None:
         async with self._renewing:
@@ -251,6 +292,28 @@ async def reachable(producer: AIOKafkaProducer) -> bool:
             return bool(await producer.client.fetch_all_metadata())
     except (KafkaError, TimeoutError):
         return False
+
+
+async def reply_partitions(producer: AIOKafkaProducer, topic: str, wanted: int | None = None) -> Set[int]:
+    """Returns the partitions of a topic that replies go to; none where there is no such topic: nobody waits for it.
+
+    Looks again where `wanted`, or any, is not among those that are known. Raises BrokerUnavailable.
+    """
+    client = producer.client
+    known: Set[int] = client.cluster.partitions_for_topic(topic) or set()
+    for _ in range(2):  # the first look may have been under way before anybody asked for this topic
+        if known and (wanted is None or wanted in known):
+            break
+        client.add_topic(topic)
+        if not await client.force_metadata_update():
+            raise BrokerUnavailable(f"no broker tells the partitions of {topic}")
+        known = client.cluster.partitions_for_topic(topic) or set()
+    return known
+
+
+def no_place(tp: TopicPartition) -> NoReplyPartition:
+    """Names a reply's address that does not exist."""
+    return NoReplyPartition(f"{tp.topic}/{tp.partition} does not exist: a reply to it is dropped")
 
 
 def append(batch: Any, record: Outgoing) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from schemas.errors import StreamsError
+from schemas.errors import Reject, StreamsError
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -35,14 +35,30 @@ class Record(Protocol):
     def headers(self) -> Headers: ...
 
 
+class Unreadable(NamedTuple):
+    """A consumed record that no stage can be given: what could be read of it, and why it is refused."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    why: Reject
+
+
 class Outgoing(NamedTuple):
-    """A record to publish. Its partition follows from the key, as every Kafka client computes it."""
+    """A record to publish. Unless it names its partition, that follows from the key, as in every Kafka client."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
     partition: int | None = None
+    #: Whether it is for one caller alone: where it cannot be delivered it is dropped, so that nobody else waits.
+    reply: bool = False
 
 
 class TopicPartition(NamedTuple):

@@ -25,10 +25,16 @@ TOPICS = (
     "topic_embeddings",
     "topic_scores",
     "topic_dead_letters",
+    "topic_replies",
+    "topic_kept_replies",
+    "topic_alerts",
 )
 #: What Kafka allows as a topic's name, and what a client can connect to.
 TOPIC = re.compile(r"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}")
 SERVER = re.compile(r"([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
+#: Signatures that need a public key only: with HS256 or none, whoever may check a token could make one.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
+ORIGIN = re.compile(r"\*|https?://[a-zA-Z0-9._-]+(:[0-9]{1,5})?")
 
 
 class LogText(StrEnum):
@@ -125,6 +131,14 @@ class Settings(BaseSettings):
     topic_embeddings: str = Field("sentence.embeddings", description="Embedding results.")
     topic_scores: str = Field("sentence.scores", description="Score results.")
     topic_dead_letters: str = Field("sentence.dead-letters", description="Records that cannot be handled.")
+    topic_replies: str = Field("sentence.replies", description="Replies to requests that name this topic for them.")
+    topic_kept_replies: str = Field(
+        "sentence.replies.kept", description="Replies that the bridge keeps for whoever asks for them by id."
+    )
+    topic_alerts: str = Field("sentence.alerts", description="What a person should look at.")
+    reply_topics: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further topics that requests may name for their replies, separated by commas."
+    )
     partitions: int = Field(8, ge=1, le=10_000, description="Partitions of every topic that `provision` creates.")
     replication: int = Field(1, ge=1, le=10, description="Replicas of every topic that `provision` creates.")
     max_request_bytes: int = Field(
@@ -147,13 +161,22 @@ class Settings(BaseSettings):
     # Model
     model: str = Field(DEFAULT_MODEL, description="Model name, a folder, or `deterministic` (cheap, for tests).")
     model_revision: str | None = Field(None, description="Revision of the model; the default model is pinned.")
-    model_backend: Literal["auto", "torch"] = Field("auto", description="What runs the model.")
+    model_backend: Literal["auto", "torch", "onnx"] = Field(
+        "auto", description="What runs the model; auto: onnx where it is prepared for that, else torch."
+    )
+    model_precision: Literal["float32", "int8", "float16"] = Field(
+        "float32", description="How exactly it computes: int8 on the backend onnx, float16 on a CUDA device."
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of the models that `models prepare` made; unset: ~/.cache/sentence-streams/models.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="Processor threads of the model; 0: one a processor.")
     token_budget: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Tokens in one micro-batch, padding included; 0: what suits the model's backend.",
+        description="Tokens in one micro-batch, padding included; 0: what suits the model's backend and this machine.",
     )
     queue_records: int = Field(
         512, ge=1, le=1_000_000, description="Records of one lane that may be in the worker at once."
@@ -183,6 +206,77 @@ class Settings(BaseSettings):
         None, description="TOML or YAML file of the similarity scorers; unset: the bundled example."
     )
 
+    # Bridge: its port
+    http_host: str = Field("127.0.0.1", description="Address the bridge listens on; in a container 0.0.0.0.")
+    http_port: int = Field(8000, ge=0, le=65_535, description="Port of the bridge; 0 picks one.")
+    http_tls_certfile: Path | None = Field(
+        None, description="PEM file of the bridge's certificate and its chain (TLS)."
+    )
+    http_tls_keyfile: Path | None = Field(None, description="PEM file of the bridge's key (TLS).")
+    http_tls_client_cafile: Path | None = Field(
+        None, description="PEM file of the authorities whose clients may connect (mutual TLS); nobody else can."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the bridge, as in https://app.example; none: no page may."
+    )
+    max_body_bytes: int = Field(8_000_000, ge=1_000, le=1_000_000_000, description="Largest body of an HTTP request.")
+    receive_seconds: float = Field(
+        10.0, gt=0, le=600, description="How long a request may take to arrive; a slower sender is cut off."
+    )
+    max_inflight_tokens: int = Field(
+        500_000, ge=1, description="Tokens that may wait for answers in one bridge; beyond it, callers get a 429."
+    )
+    rate_limit: str = Field(
+        "none", description="Sentences a client may send in a time, as in 600/minute; none: as many as it likes."
+    )
+
+    # Bridge: asking
+    request_timeout: float = Field(
+        30.0, ge=0.1, le=600, description="Longest time for an answer; a caller may ask for less by `Request-Timeout`."
+    )
+    max_items: int = Field(2048, ge=1, le=2048, description="Most sentences in one request.")
+    max_text: int = Field(100_000, ge=1, le=1_000_000, description="Longest text of a sentence, in characters.")
+    reply_partition: int = Field(
+        -1, ge=-1, description="Partition of the reply topic that this bridge reads; -1: one at random."
+    )
+
+    # Bridge: who may do what
+    auth: Annotated[tuple[Literal["off", "jwt", "api-key"], ...], NoDecode] = Field(
+        (),
+        description="How callers prove who they are: jwt, api-key, or off; unset: off on loopback, refused elsewhere.",
+    )
+    jwt_issuer: str | None = Field(None, description="`iss` of valid tokens.")
+    jwt_audience: str | None = Field(None, description="`aud` of valid tokens.")
+    jwt_jwks: str | None = Field(
+        None, description="Keys that sign tokens: a file, or a URL with https (http on loopback only)."
+    )
+    jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode] = Field(
+        ("RS256", "ES256", "EdDSA"), description="Signature algorithms of valid tokens, separated by commas."
+    )
+    jwt_roles_claim: str = Field(
+        "roles", description="Claim with a caller's roles; a dot goes deeper, as in realm_access.roles."
+    )
+    roles: str = Field(
+        "reader=embed+score+models,operator=embed+score+models+replay+dead-letters,admin=all",
+        description="Scopes of each role: embed, score, models, replay, dead-letters, admin, or all.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File of the API keys' hashes, a line each as `sentence-streams api-key` prints it."
+    )
+
+    # What is kept for a while
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis that processes share, as in rediss://user:password@host:6379/0; unset: each keeps its own in memory.",
+    )
+    cache_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Bytes of vectors that a process keeps in memory; 0: none."
+    )
+    cache_seconds: int = Field(7 * 86_400, ge=1, description="How long Redis keeps a vector.")
+    results_seconds: int = Field(
+        3600, ge=1, le=30 * 86_400, description="How long the bridge keeps results for those who ask for them by id."
+    )
+
     # Watching
     health_port: int = Field(9100, ge=0, le=65_535, description="Port of health and metrics of a worker; 0 picks one.")
     health_host: str = Field("127.0.0.1", description="Address of health and metrics; in a container 0.0.0.0.")
@@ -192,8 +286,19 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text.")
     log_text: LogText = Field(LogText.NONE, description="Whether logs may hold texts: none, their hash, or full.")
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector (OTLP over HTTP) that gets traces, as in http://collector:4318; unset: none.",
+    )
+    trace_ratio: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the bridge's requests without a trace of their own that start a recorded one.",
+    )
+    sentry_dsn: SecretStr | None = Field(None, description="Sentry project that gets errors; unset: none.")
 
-    @field_validator("dead_letter_limit")
+    @field_validator("dead_letter_limit", "rate_limit")
     @classmethod
     def _limit(cls, value: str) -> str:
         try:
@@ -202,7 +307,7 @@ class Settings(BaseSettings):
             raise ValueError("expected none, or a number and a time as in 100/minute") from None
         return value
 
-    @field_validator("lanes", mode="before")
+    @field_validator("lanes", "auth", "jwt_algorithms", "cors_origins", "reply_topics", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -214,6 +319,27 @@ class Settings(BaseSettings):
             raise ValueError("expected at least one of bulk, interactive, replay")
         return tuple(dict.fromkeys(value))
 
+    @field_validator("auth")
+    @classmethod
+    def _off_alone(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "off" in value and len(set(value)) > 1:
+            raise ValueError("expected either off, or jwt and api-key")
+        return value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _some_algorithm(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("expected at least one algorithm")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(ORIGIN.fullmatch(origin) for origin in value):
+            raise ValueError("expected origins as in https://app.example, separated by commas, or *")
+        return value
+
     @field_validator("bootstrap_servers")
     @classmethod
     def _servers(cls, value: str) -> str:
@@ -222,11 +348,18 @@ class Settings(BaseSettings):
             raise ValueError("expected host:port, several separated by commas")
         return ",".join(servers)
 
-    @field_validator("schema_registry_url")
+    @field_validator("schema_registry_url", "otlp_endpoint")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("expected a URL that begins with https:// or http://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_redis(value.get_secret_value())
         return value
 
     @field_validator(*TOPICS)
@@ -237,6 +370,14 @@ class Settings(BaseSettings):
         for other in TOPICS:
             if info.data.get(other) == value:  # a stream that read what it writes would never end
                 raise ValueError(f"expected a topic of its own, this is {PREFIX}{other.upper()}'s")
+        return value
+
+    @field_validator("reply_topics")
+    @classmethod
+    def _reply_topics(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        others = {info.data.get(name) for name in TOPICS if name != "topic_replies"}
+        if others & set(value) or not all(TOPIC.fullmatch(name) for name in value):
+            raise ValueError("expected names of topics, separated by commas, and none of the stream's own")
         return value
 
     @classmethod
@@ -286,6 +427,17 @@ def _line(item: Any) -> str:
     field = Settings.model_fields.get(str(item["loc"][0])) if item["loc"] else None
     got = "" if field and _is_secret(field) else f", got {item['input']!r}"
     return f"{name}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _check_redis(url: str) -> None:
+    """Has the library read it, as it will later; its own complaints could show a part of the password."""
+    from redis import ConnectionPool  # only where it is used: it takes longer to import than the rest of this module
+
+    try:
+        pool = ConnectionPool.from_url(url)
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError):
+        raise ValueError("expected a URL such as redis://host:6379/0, with rediss:// for TLS") from None
 
 
 def _is_secret(field: Any) -> bool:

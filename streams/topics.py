@@ -8,6 +8,11 @@ from streams.settings import Settings
 DEAD_LETTER_HEADROOM = 64 * 1024
 #: A result repeats the text and metadata of its request, and adds a vector (up to 4,096 floats) and scores.
 RESULT_HEADROOM = 64 * 1024
+#: Milliseconds that replies are kept: whoever asked has long gone. A segment must end for what is in it to leave.
+REPLY_RETENTION, REPLY_SEGMENT = 60 * 60 * 1000, 10 * 60 * 1000
+
+#: Milliseconds that alerts are kept.
+ALERT_RETENTION = 30 * 24 * 60 * 60 * 1000
 
 
 def lanes(settings: Settings) -> tuple[Lane, ...]:
@@ -18,6 +23,11 @@ def lanes(settings: Settings) -> tuple[Lane, ...]:
         LaneName.REPLAY: settings.topic_replay,
     }
     return tuple(Lane(name, topics[name], patience) for name, patience in PATIENCE.items() if name in settings.lanes)
+
+
+def for_replies(settings: Settings) -> frozenset[str]:
+    """Returns the topics that requests may name for their replies."""
+    return frozenset({settings.topic_replies, settings.topic_kept_replies, *settings.reply_topics})
 
 
 def specs(settings: Settings) -> list[TopicSpec]:
@@ -32,11 +42,18 @@ def specs(settings: Settings) -> list[TopicSpec]:
         "retention.ms": str(settings.retention_results * 1000),
         "max.message.bytes": str(settings.max_request_bytes + RESULT_HEADROOM),
     }
+    replies = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(REPLY_RETENTION),
+        "segment.ms": str(REPLY_SEGMENT),
+        "max.message.bytes": str(settings.max_request_bytes + RESULT_HEADROOM),
+    }
     dead_letters = {
         "cleanup.policy": "delete",
         "retention.ms": str(settings.retention_dead_letters * 1000),
         "max.message.bytes": str(settings.max_request_bytes + DEAD_LETTER_HEADROOM),
     }
+    alerts = {"cleanup.policy": "delete", "retention.ms": str(ALERT_RETENTION)}
     configs = {
         settings.topic_requests: requests,
         settings.topic_interactive: requests,
@@ -44,5 +61,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         settings.topic_embeddings: results,
         settings.topic_scores: results,
         settings.topic_dead_letters: dead_letters,
+        settings.topic_replies: replies,
+        settings.topic_kept_replies: replies,
+        settings.topic_alerts: alerts,
     }
     return [TopicSpec(name, settings.partitions, settings.replication, config) for name, config in configs.items()]

@@ -30,11 +30,14 @@ from streams.publisher import (
     REFUSED,
     REQUEST_TIMEOUT_MS,
     BrokerUnavailable,
+    KafkaPublisher,
     append,
     close,
     connect,
+    no_place,
     partition_of,
     reachable,
+    reply_partitions,
     retrying,
     too_large,
 )
@@ -65,6 +68,11 @@ class TransactionalPublisher:
         self._group = group
         self._compression = compression
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
+        self._changing = asyncio.Lock()
+        self._calls = 0  # of assign
+        self._opening: asyncio.Future[Any] | None = None
+        self._plain: KafkaPublisher | None = None  # for what belongs to no input partition
+        self._connecting = asyncio.Lock()
         self._turn = count()
 
     async def start(self) -> None:
@@ -73,14 +81,45 @@ class TransactionalPublisher:
     async def stop(self) -> None:
         """Aborts what is open and disconnects."""
         await self.assign(())
+        if self._plain:
+            await self._plain.stop()
 
     async def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Takes over these input partitions and gives up all others; waits for the broker."""
-        old, self._producers = self._producers, {}
-        await asyncio.gather(*(close(producer) for producer in old.values()))
-        partitions = tuple(partitions)
-        opened = await asyncio.gather(*(self._open(partition) for partition in partitions))
-        self._producers = dict(zip(partitions, opened, strict=True))
+        """Takes over these input partitions and gives up all others; waits for the broker, or until it is called again.
+
+        To open a producer is to fence whoever has its partition, so it must never happen for an assignment that is
+        over. A later call therefore ends an earlier one before it does anything itself, and the consumer makes one,
+        without partitions, before it joins the group again: whoever is given them fences us, not we them.
+
+        What remains is a request that is on its way while the group has already given us up, as after a freeze. It
+        costs the rightful owner a rebalance (its transaction is aborted as a whole, and it comes back), and nothing
+        is lost or repeated.
+        """
+        self._calls += 1
+        call = self._calls
+        if self._opening:
+            self._opening.cancel()
+        async with self._changing:
+            old, self._producers = self._producers, {}
+            await asyncio.gather(*(close(producer) for producer in old.values()))
+            if call == self._calls:
+                self._opening = asyncio.gather(*(self._open(partition) for partition in partitions))
+                try:
+                    await self._opening
+                except asyncio.CancelledError:
+                    if call == self._calls:
+                        raise
+                finally:
+                    self._opening = None
+
+    async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:
+        """Publishes outside of all transactions; as `KafkaPublisher.publish`. Raises BrokerUnavailable."""
+        async with self._connecting:
+            if self._plain is None:
+                plain = KafkaPublisher(self._connection, self._metrics, self._compression)
+                await plain.start()
+                self._plain = plain
+        return await self._plain.publish(records)
 
     async def reachable(self) -> bool:
         """Returns whether a broker answered within a few seconds; True while nothing is assigned."""
@@ -95,11 +134,14 @@ class TransactionalPublisher:
         while True:
             try:
                 await self._transact(records, source, position, alone)
+            except _NoPlaces as error:
+                return error.refused
             except _BatchRefused as refusal:
                 if len(refusal.indexes) == 1:
                     return {refusal.indexes[0]: too_large(records[refusal.indexes[0]], refusal.error)}
                 alone.update(refusal.indexes)
             else:
+                self._metrics.commits.labels("transaction").inc()
                 return {}
 
     async def _transact(
@@ -111,6 +153,8 @@ class TransactionalPublisher:
                 # A later assignment has a producer of its own; what was begun with the earlier one is void.
                 if producer is not self._producer_of(source):
                     raise PartitionLost(f"{source.topic}/{source.partition} was assigned anew")
+                if refused := await _without_place(producer, records):
+                    raise _NoPlaces(refused)
                 try:
                     async with producer.transaction():
                         await self._send(producer, records, alone)
@@ -164,21 +208,42 @@ class TransactionalPublisher:
                 raise _BatchRefused(indexes[at:end], error) from error
             at = end
 
-    async def _open(self, source: TopicPartition) -> AIOKafkaProducer:
+    async def _open(self, source: TopicPartition) -> None:
         async for attempt in retrying(f"producer of {source.topic}/{source.partition}", self._metrics):
             with attempt:
-                return await connect(
-                    AIOKafkaProducer(
-                        **self._connection,
-                        transactional_id=f"{self._group}-{source.topic}-{source.partition}",
-                        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-                        compression_type=self._compression,
-                        max_batch_size=BATCH_BYTES,
-                        linger_ms=0,
-                        request_timeout_ms=REQUEST_TIMEOUT_MS,
-                    )
+                producer = AIOKafkaProducer(
+                    **self._connection,
+                    transactional_id=f"{self._group}-{source.topic}-{source.partition}",
+                    transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                    compression_type=self._compression,
+                    max_batch_size=BATCH_BYTES,
+                    linger_ms=0,
+                    request_timeout_ms=REQUEST_TIMEOUT_MS,
                 )
-        raise AssertionError("unreachable: the retry never ends")
+                try:
+                    self._producers[source] = await connect(producer)
+                except asyncio.CancelledError:
+                    await close(producer)
+                    raise
+
+
+async def _without_place(producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> dict[int, Reject]:
+    """Which replies cannot be delivered since their topic or partition does not exist."""
+    places = {(record.topic, record.partition) for record in records if record.reply}
+    missing = {place for place in places if (place[1] or 0) not in await reply_partitions(producer, *place)}
+    return {
+        index: no_place(TopicPartition(record.topic, record.partition or 0))
+        for index, record in enumerate(records)
+        if record.reply and (record.topic, record.partition) in missing
+    }
+
+
+class _NoPlaces(Exception):
+    """Some replies cannot be delivered; nothing was published."""
+
+    def __init__(self, refused: Mapping[int, Reject]) -> None:
+        super().__init__(refused)
+        self.refused = refused
 
 
 class _BatchRefused(Exception):

@@ -4,12 +4,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from streams.brokers.embedded import EmbeddedBroker
 from tests.support.java import Unavailable
 from tests.support.kafka import ContainedKafka, Kafka, KafkaCluster, container, single
+from tests.support.redis import RedisServer
 from tests.support.registry import Registry
 from tests.support.secure_kafka import SecureKafka
 from tests.support.secure_kafka import secure_kafka as run_secure_kafka
@@ -20,6 +22,8 @@ LANES = {
     "secure_kafka": ["kafka"],
     "kafka_cluster": ["kafka", "cluster"],
     "registry_url": ["registry"],
+    "redis_server": ["redis"],
+    "own_redis": ["redis"],
 }
 REAL = {marker for markers in LANES.values() for marker in markers}
 
@@ -92,6 +96,30 @@ def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield registry.url
     finally:
         registry.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis, shared: use `unique` names, and leave it running."""
+    yield from _redis(tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis for one test, which may stop, freeze, fill and kill it."""
+    yield from _redis(tmp_path)
+
+
+def _redis(folder: Path) -> Iterator[RedisServer]:
+    try:
+        server = RedisServer(folder)
+    except Unavailable as lack:
+        pytest.skip(f"no real Redis: {lack}")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

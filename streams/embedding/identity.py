@@ -1,27 +1,33 @@
-"""Deterministic ids of results: a repeat gives the same id, so for subscribers it is an upsert."""
+"""Deterministic names of results and vectors: a repeat gives the same name.
+
+The id of an embedding is for subscribers: a repeat is an upsert. It must never change, so a release cannot add to what
+it is made of. A content key is for caches: whatever decides a vector is in it, the model's weights too.
+"""
 
 import hashlib
 import uuid
+from dataclasses import astuple
 
 from streams.embedding.embedder import Identity
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "sentence-streams/embedding")
 
 
-def content_key(text: str, identity: Identity, dimensions: int) -> str:
-    """Names a vector by all that decides it: equal keys, equal vectors. The key of a cache, in hex."""
-    parts = (
-        hashlib.sha256(text.encode()).hexdigest(),
-        identity.name,
-        identity.revision,
-        identity.precision,
-        identity.prompt,
-        identity.pooling,
-        str(dimensions),
-    )
+def embedding_id(sentence_id: str, text: str, identity: Identity, dimensions: int) -> str:
+    """UUIDv5 of an embedding, from its sentence's id, its text and how it is embedded."""
+    how = (identity.name, identity.revision, identity.precision, identity.prompt, identity.pooling, str(dimensions))
+    return str(uuid.uuid5(_NAMESPACE, f"{sentence_id}\0{_digest(_digest(text), *how)}"))
+
+
+def identity_key(identity: Identity) -> str:
+    """Names everything besides the text that decides a vector: equal keys, equal models. 64 hex digits."""
+    return _digest(*map(str, astuple(identity)))
+
+
+def content_key(text: str, identity: str, dimensions: int) -> str:
+    """Names a vector: equal keys, equal vectors. `identity` is an `identity_key`. 64 hex digits, the key of a cache."""
+    return _digest(_digest(text), identity, str(dimensions))
+
+
+def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def embedding_id(sentence_id: str, key: str) -> str:
-    """UUIDv5 of an embedding, from its sentence's id and its `content_key`."""
-    return str(uuid.uuid5(_NAMESPACE, f"{sentence_id}\0{key}"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.samples import Sample
 
 from schemas.errors import Reject
@@ -19,6 +19,11 @@ class Finished(Protocol):
     started: float
     settled: float
 
+    @property
+    def dead_letter(self) -> bool:
+        """Whether it is in the dead-letter topic; only a refused record can be."""
+        ...
+
 
 #: Seconds; from one sentence on an idle system (milliseconds) to an outage that is waited out.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -30,12 +35,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, processor time, start: an alert counts the restarts
         self.records = Counter("streams_records", "Records acknowledged.", ["lane", "outcome"], registry=self.registry)
         self.dead_letters = Counter(
             "streams_dead_letters",
             "Records sent to the dead-letter topic.",
             ["stage", "reason"],
             registry=self.registry,
+        )
+        self.refusals = Counter(
+            "streams_refusals",
+            "Requests refused with a reply to their caller, and no dead letter.",
+            ["stage", "reason"],
+            registry=self.registry,
+        )
+        self.replies_dropped = Counter(
+            "streams_replies_dropped", "Replies that could not be delivered.", ["reason"], registry=self.registry
         )
         self.braking = Gauge(
             "streams_dead_letter_brake",
@@ -81,6 +96,21 @@ class Metrics:
             registry=self.registry,
         )
         self.rebalances = Counter("streams_rebalances", "Assignments received from the group.", registry=self.registry)
+        self.cache_lookups = Counter(
+            "streams_cache_lookups",
+            "Vectors looked up, by layer (memory, redis): hit, miss, foreign (not ours or damaged), error, or skipped.",
+            ["layer", "outcome"],
+            registry=self.registry,
+        )
+        self.cache_writes = Counter(
+            "streams_cache_writes",
+            "Vectors written to a cache that is shared: stored, error, or skipped.",
+            ["layer", "outcome"],
+            registry=self.registry,
+        )
+        self.cache_bytes = Gauge(
+            "streams_cache_bytes", "Bytes of the vectors that this process keeps.", registry=self.registry
+        )
         self.model = Gauge(
             "streams_model_info",
             "1 for the model that is served.",
@@ -100,12 +130,12 @@ class Metrics:
 
     def finished(self, stage: str, head: Sequence[Finished], now: float) -> None:
         """Notes what one partition acknowledged together; its first record stands for the timings of all."""
-        first, refused = head[0], [item.refused for item in head if item.refused]
+        first, refused = head[0], [(item.refused, item.dead_letter) for item in head if item.refused]
         lane = first.lane.name
         self.records.labels(lane, "answered").inc(len(head) - len(refused))
-        for reason in refused:
-            self.records.labels(lane, "dead_letter").inc()
-            self.dead_letters.labels(reason.stage, reason.reason).inc()
+        for reason, dead_letter in refused:
+            self.records.labels(lane, "dead_letter" if dead_letter else "refused").inc()
+            (self.dead_letters if dead_letter else self.refusals).labels(reason.stage, reason.reason).inc()
         self.seconds.labels(stage, "queue").observe(first.started - first.arrived)
         self.seconds.labels(stage, "publish").observe(now - first.settled)
         self.seconds.labels(stage, "total").observe(now - first.arrived)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from schemas.errors import Reject, ResultTooLarge
-from streams.publisher import partition_of
+from streams.publisher import no_place, partition_of
 from streams.records import Headers, Outgoing, TopicPartition
 
 #: What a broker accepts by default, in bytes.
@@ -35,8 +35,8 @@ class InMemoryPublisher:
     """Publisher into a list.
 
     `records` holds what was published, in order; every topic has `partitions` partitions. `delay` (seconds) is how
-    long a receipt takes. `refuse` says why a record is refused, or None; records of more than `max_bytes` always
-    are. All four may be changed at any time.
+    long a receipt takes. `refuse` says why a record is refused, or None; records of more than `max_bytes`, and
+    replies to a partition that is not there, always are. All four may be changed at any time.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class InMemoryPublisher:
             return {}
         refused = {}
         for index, record in enumerate(records):
-            reason = self.refuse(record) or self._too_large(record)
+            reason = self.refuse(record) or self._nowhere(record) or self._too_large(record)
             if reason:
                 refused[index] = reason
             else:
@@ -102,6 +102,11 @@ class InMemoryPublisher:
             )
         )
         self._ends[tp] += 1
+
+    def _nowhere(self, record: Outgoing) -> Reject | None:
+        if record.reply and (record.partition or 0) >= self.partitions:
+            return no_place(TopicPartition(record.topic, record.partition or 0))
+        return None
 
     def _too_large(self, record: Outgoing) -> Reject | None:
         headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)

@@ -7,6 +7,8 @@ import pytest
 
 from streams.embedding.embedder import Embedder
 from streams.embedding.loader import DEFAULT_MODEL, ModelNotFound, load
+from streams.embedding.onnx_backend import load_onnx
+from tests.support.models import kept, prepared_default
 
 TEXTS = [
     "Yes.",
@@ -27,17 +29,38 @@ ODD = [
 ]
 
 
-TORCH = pytest.param(DEFAULT_MODEL, marks=pytest.mark.model, id="torch")
-FAKE = pytest.param("deterministic", id="deterministic")
+def on_torch(_: pytest.Config) -> Embedder:
+    return load(DEFAULT_MODEL)
 
 
-@pytest.fixture(scope="module", params=[TORCH, FAKE])
+def on_onnx(config: pytest.Config) -> Embedder:
+    return load_onnx(prepared_default(kept(config), "float32"))
+
+
+def in_8_bits(config: pytest.Config) -> Embedder:
+    return load_onnx(prepared_default(kept(config), "int8"))
+
+
+def without_model(_: pytest.Config) -> Embedder:
+    return load("deterministic")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(on_torch, marks=pytest.mark.model, id="torch"),
+        pytest.param(on_onnx, marks=pytest.mark.model, id="onnx"),
+        pytest.param(in_8_bits, marks=pytest.mark.model, id="int8"),
+        pytest.param(without_model, id="deterministic"),
+    ],
+)
 def embedder(request: pytest.FixtureRequest) -> Embedder:
     """Each embedder in turn."""
     try:
-        return load(request.param)
+        found: Embedder = request.param(request.config)
     except ModelNotFound as error:
         pytest.skip(f"the default model is not here: {error}")
+    return found
 
 
 def vectors(embedder: Embedder, texts: list[str]) -> np.ndarray:
@@ -121,7 +144,7 @@ def test_the_identity_is_complete(embedder: Embedder) -> None:
     assert identity.name
     assert identity.revision
     assert len(bytes.fromhex(identity.digest)) == 32
-    assert identity.precision == "float32"
+    assert identity.precision in {"float32", "int8"}
     assert identity.dimensions > 0
     assert identity.max_tokens > 0
     assert embedder.concurrency >= 1

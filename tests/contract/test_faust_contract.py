@@ -17,14 +17,15 @@ from typing import Any
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, MemoryRecords, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.app.base import BootStrategy
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as base
 from faust.transport.drivers import aiokafka as driver
+from mode import threads
 
-from agents import transport
+from agents import batches, transport
 from agents.app import StreamApp
 from tests.support.kafka import HasBrokers
 from tests.support.observed import HOOKS
@@ -117,6 +118,17 @@ PINS: dict[str, list[tuple[Any, str]]] = {
         (Fetcher.fetched_records, "5bdbdedd80a0"),
         (Fetcher._update_fetch_positions, "55a9dc0b859f"),
     ],
+    "agents/batches.py stands for MemoryRecords and PartitionRecords: what is asked of both, and in which order": [
+        (Fetcher._proc_fetch_request, "4b8f3760801e"),
+        (FetchResult, "ad2b134ddc5f"),
+        (PartitionRecords, "2b0d44f335f5"),
+    ],
+    "a thread that crashed answers no call any more, and its end is waited for": [
+        (threads.QueueServiceThread.call_thread, "3846d7147584"),
+        (threads.MethodQueueWorker, "dd206b59d124"),
+        (threads.ServiceThread.stop, "0dd314a0b0c5"),
+        (threads.ServiceThread._serve, "0e5b7786c207"),
+    ],
     "nothing is written to disk, and neither Faust's producer nor its web server starts": [
         (faust.App._create_directories, "c0df2eab311c"),
         (BootStrategy.kafka_producer, "ffe59c03ce3f"),
@@ -164,10 +176,12 @@ def test_aiokafka_takes_what_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every argument of the consumer exists, and the one that is set behind its back still cannot be passed."""
     seen: dict[str, Any] = {}
     monkeypatch.setattr(transport, "AIOKafkaConsumer", lambda **arguments: seen.update(arguments))
+    monkeypatch.setattr(transport, "guard", lambda limit: None)
     conf = SimpleNamespace(
         id="group", broker_session_timeout=10.0, broker_heartbeat_interval=2.5, broker_rebalance_timeout=35.0
     )
-    thread = SimpleNamespace(app=SimpleNamespace(connection={"bootstrap_servers": "x:1", "client_id": "c"}, conf=conf))
+    connection = {"bootstrap_servers": "x:1", "client_id": "c"}
+    thread = SimpleNamespace(app=SimpleNamespace(connection=connection, conf=conf, unpack_limit=1))
     transport.ConsumerThread._create_worker_consumer(thread, None)  # type: ignore[arg-type]
     assert seen.keys() <= inspect.signature(AIOKafkaConsumer).parameters.keys()
     assert (seen["isolation_level"], seen["enable_auto_commit"]) == ("read_committed", False)
@@ -175,6 +189,13 @@ def test_aiokafka_takes_what_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "prefetch_backoff" not in inspect.signature(AIOKafkaConsumer).parameters, (
         "pass it, in place of the attribute"
     )
+
+
+def test_batches_can_stand_for_what_aiokafka_has() -> None:
+    """Ours has every method of its memory records, and aiokafka finds both classes where ours are put."""
+    theirs = {name for name in vars(MemoryRecords) if name.islower() and not name.startswith("_")}
+    assert theirs <= vars(batches.Batches).keys()
+    assert {"MemoryRecords", "PartitionRecords"} <= set(Fetcher._proc_fetch_request.__code__.co_names)
 
 
 def test_faust_starts_neither_producer_nor_web_server() -> None:

@@ -22,12 +22,13 @@ from schemas.codec import Codec
 from schemas.dead_letters import dead_letter_headers
 from schemas.errors import BadBytes
 from schemas.records import Embedding, Score, Sentence, Source
+from streams import settings
 from streams.brokers.admin import TopicSpec, describe, provision
 from streams.brokers.embedded import EmbeddedBroker
 from tests.support.kafka import HasBrokers, unique
 
 SOURCE = Source("sentence.requests", 3, 17, 1_700_000_000_000)
-TOPICS = ("requests", "interactive", "replay", "embeddings", "scores", "dead_letters")
+TOPICS = tuple(name.removeprefix("topic_") for name in settings.TOPICS)
 
 
 @dataclass(frozen=True)

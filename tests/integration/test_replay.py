@@ -71,7 +71,7 @@ def embedded(stream: Stream, requests: list[dict[str, Any]], **settings: Any) ->
 
 def test_a_full_replay_gives_the_same_results(stream: Stream, run: Commands) -> None:
     """Keys, ids, sources and vectors are as before; what was superseded or deleted stays so; live offsets stay, too."""
-    headers = [("deadline", b"99999999999999"), ("reply-topic", b"answers"), ("tag", b"a")]
+    headers = [("deadline", b"99999999999999"), ("reply-topic", stream.settings.topic_replies.encode()), ("tag", b"a")]
     requests = [
         *(request(number, f"k-{number}", headers=headers) for number in range(200)),
         *(request(number) for number in range(200, 220)),

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from schemas.records import Embedding, Overflow, Sentence, Source
 from streams.records import Headers
 from streams.testing import PublishedRecord
+from tests.support.failing import FAULTS
 from tests.support.kafka import HasBrokers
 from tests.support.stream import CODEC, PATIENCE, WHY, Program, Stream, encoded, wait_until
 
@@ -179,7 +180,7 @@ def assert_ordered(stream: Stream) -> None:
 
 
 def assert_each_answered(stream: Stream, sent: list[PublishedRecord], most: int | None = None) -> None:
-    """Every request has its result, `most` times at most; repeats differ in nothing but the time they were made."""
+    """Every request has its result, `most` times at most; repeats differ in nothing but when and how they were made."""
     answers = by_source(stream)
     assert answers.keys() == {(request.partition, request.offset) for request in sent}
     assert stream.dead_letters() == []
@@ -189,8 +190,8 @@ def assert_each_answered(stream: Stream, sent: list[PublishedRecord], most: int 
 
 
 def timeless(record: PublishedRecord, embedding: Embedding) -> tuple[object, ...]:
-    """All of a result but when it was made."""
-    value = CODEC.encode(replace(embedding, embedded_at=0), record.topic)
+    """All of a result but when it was made, and whether the cache had its vector."""
+    value = CODEC.encode(replace(embedding, embedded_at=0, cached=False), record.topic)
     return record.key, value, tuple(pair for pair in record.headers if pair[0] != "ce_time")
 
 
@@ -285,6 +286,21 @@ class Flood:
     def _run(self) -> None:
         while not self._ends.wait(0.02):
             self.sent += self._stream.send(plain(50))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_worker_that_fails_ends(stream: Stream, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Whatever fails, and whatever then hangs: the process is gone soon, with a status that has it started again."""
+    monkeypatch.setenv("FAULT_UNDER_TEST", fault)
+    worker = stream.start(module="tests.support.failing", drain_timeout=3, **SLOW).ready()
+    sent = stream.send(plain(300))
+    wait_until(lambda: bool(stream.read(stream.settings.topic_embeddings)), "there is a result")
+    sent += stream.send([{"value": encoded(10_000), "key": b"fail"}])  # a text that no cache has
+    assert worker.exit() != 0
+    assert '"leaving"' in worker.tail()
+    stream.start().ready()
+    stream.finish()
+    assert_each_answered(stream, sent)
 
 
 def test_a_compacted_input_is_answered(kafka: HasBrokers, tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_logs_name_records_and_never_their_texts(running: Running) -> None:
 def test_metrics_tell_what_happened(running: Running) -> None:
     """Records are counted by lane and outcome, dead letters by stage and reason; lag is per lane and partition."""
     before = running.worker.metrics()
-    running.ask()
+    running.ask(text="Never said.")
     running.put(b"!")
     running.finish()
     after = running.worker.metrics()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from streams.brokers.admin import TopicSpec, provision
 from tests.support.java import JVM, JavaProcess, Unavailable, fetch, free_ports, java
@@ -39,6 +39,15 @@ def create_topics(kafka: HasBrokers, topics: Mapping[str, int], **config: str) -
         kafka.bootstrap_servers,
         [TopicSpec(name, count, replication, settings) for name, count in topics.items()],
     )
+
+
+def configure(kafka: HasBrokers, topic: str, settings: Mapping[str, str]) -> None:
+    """Changes settings of a topic."""
+    changes = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in settings.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=changes)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
 
 
 def server_properties(

@@ -71,7 +71,7 @@ class Program:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, command],
-                env={**environment, "STREAMS_HEALTH_PORT": str(port)},
+                env={**environment, "STREAMS_HEALTH_PORT": str(port), "STREAMS_HTTP_PORT": str(port)},
                 cwd=ROOT,
                 stdout=output,
                 stderr=output,
@@ -177,7 +177,7 @@ class Stream:
             print(f"--- the end of {program.log}\n{program.tail()}")
 
     def start(self, command: str = "worker", module: str = "agents.cli", **settings: str | int | float) -> Program:
-        """Starts a `worker` or a `score`, without waiting; `settings` on top of the stream's own."""
+        """Starts a `worker`, a `score` or a `bridge`, without waiting; `settings` on top of the stream's own."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         ours = {PREFIX + name.upper(): str(value) for name, value in {**self._overrides, **settings}.items()}
         log = self._folder / f"{command}-{len(self._programs)}.log"

@@ -12,7 +12,19 @@ import pytest
 from agents.show import Form, Item, Letter, printer, read_letter, shortened
 from schemas.dead_letters import dead_letter_headers
 from schemas.errors import BadBytes
-from schemas.records import Embedding, Overflow, Record, Score, ScoreStatus, Sentence, Source
+from schemas.records import (
+    Embedding,
+    Overflow,
+    Record,
+    Reply,
+    ReplyError,
+    Score,
+    ScoreStatus,
+    Sentence,
+    Served,
+    Source,
+    Timings,
+)
 
 SOURCE = Source("sentence.requests", 3, 17, 1_700_000_000_000)
 SENTENCE = Sentence("s1", "Hello.", "small", 8, ("a", "b"), Overflow.REJECT, {"lang": "en"})
@@ -44,6 +56,20 @@ SCORE = Score(
     source=SOURCE,
     scored_at=1_700_000_000_002,
 )
+SERVED = Served(
+    model="small",
+    revision="r1",
+    weights_digest="abc",
+    precision="float32",
+    dimensions=3,
+    max_tokens=256,
+    identity="1f2e",
+    scorers=("mood",),
+)
+REPLY = Reply(correlation_id=b"c\xff", embedding=EMBEDDING, scores=(SCORE,), served=SERVED, timings=Timings(embed=7))
+REFUSED = Reply(
+    correlation_id=b"c2", error=ReplyError(reason="expired", stage="validate", message="too late"), served=SERVED
+)
 LETTER = Letter("bad-bytes", "decode", "value: it is empty", 1, "sentence.requests", 3, 17, 1_700_000_000_000)
 
 
@@ -73,6 +99,9 @@ class TestText:
                 item(replace(SCORE, status=ScoreStatus.FALLBACK, reason="timeout")),
                 "2@5  s1  mood  calm  0.750  fallback: timeout",
             ),
+            (item(REPLY), r"2@5  c\xff  s1  3 dimensions  4 tokens (truncated)  small  Hello.  mood: calm"),
+            (item(REFUSED), "2@5  c2  expired (validate)  too late"),
+            (item(Reply(served=SERVED)), "2@5    deleted"),
             (item(None), "2@5  k1  deleted"),
             (item(None, LETTER), "2@5  bad-bytes (decode)  from sentence.requests/3@17  value: it is empty"),
             (
@@ -111,6 +140,15 @@ class TestJsonLines:
         assert "vector" not in json.loads(plain)["record"]
         assert np.array_equal(np.float32(json.loads(full)["record"]["vector"]), EMBEDDING.vector)
 
+    def test_replies(self) -> None:
+        """What is inside a reply is shown in full, its vector only where that is asked for."""
+        plain, full = show("jsonl", item(REPLY))[0], show("jsonl", item(REPLY), vectors=True)[0]
+        shown = json.loads(plain)["record"]
+        assert (shown["correlation_id"], shown["error"], shown["timings"]["embed"]) == ("c\\xff", None, 7)
+        assert (shown["scores"][0]["label"], shown["served"]["scorers"]) == ("calm", ["mood"])
+        assert (shown["embedding"]["id"], "vector" in shown["embedding"]) == ("e1", False)
+        assert len(json.loads(full)["record"]["embedding"]["vector"]) == 3
+
     def test_tombstones_and_dead_letters(self) -> None:
         """A tombstone has no record; a dead letter says why, with its record where that decodes."""
         tombstone, letter = map(json.loads, show("jsonl", item(None), item(None, LETTER)))
@@ -138,6 +176,15 @@ class TestCsv:
         assert json.loads(cells["source"]) == asdict(SOURCE)
         assert cells["vector"] == "0.1 -0.25 1.0"
         assert "vector" not in show("csv", kind=Embedding)[0]
+
+    def test_replies(self) -> None:
+        """A reply's fields are cells, what is inside them JSON."""
+        header, answered, refused = csv.reader(show("csv", item(REPLY), item(REFUSED), kind=Reply))
+        cells, refusal = dict(zip(header, answered, strict=True)), dict(zip(header, refused, strict=True))
+        assert json.loads(cells["embedding"])["sentence_id"] == "s1"
+        assert json.loads(cells["scores"])[0]["scorer"] == "mood"
+        assert (refusal["correlation_id"], refusal["embedding"], refusal["scores"]) == ("c2", "", "")
+        assert json.loads(refusal["error"])["reason"] == "expired"
 
     def test_dead_letters_and_unknown_topics(self) -> None:
         """Their records are JSON in one cell, empty where there is none."""

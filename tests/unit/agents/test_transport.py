@@ -1,6 +1,9 @@
-"""Commits of the transport: in the generation they were meant for, or not at all."""
+"""The transport: commits in the generation they were meant for, fetches that are bounded, seeks that are not stale."""
 
 import asyncio
+import math
+import time
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +16,9 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from agents.transport import ConsumerThread
+from agents import transport
+from agents.batches import Broken, Damaged
+from agents.transport import Consumer, ConsumerThread
 from streams.records import TopicPartition
 
 P0, P1 = TopicPartition("requests", 0), TopicPartition("requests", 1)
@@ -96,3 +101,249 @@ async def test_what_cannot_be_retried_is_raised() -> None:
     """A group that this user may not commit for is an error to be seen."""
     with pytest.raises(GroupAuthorizationFailedError):
         await commit(Coordinator(GroupAuthorizationFailedError()))
+
+
+# -- fetches --------------------------------------------------------------------------------------------------
+
+
+class Fetched:
+    """Stands for aiokafka's consumer: gives what it has of each partition, one getmany after the other."""
+
+    def __init__(self, records: dict[TopicPartition, list[Any]]) -> None:
+        self.records = {tp: deque(found) for tp, found in records.items()}
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.records)
+
+    async def getmany(self, *tps: TopicPartition, timeout_ms: int = 0, max_records: int) -> dict[Any, list[Any]]:
+        taken: dict[Any, list[Any]] = {}
+        for tp in tps:
+            while self.records[tp] and max_records:
+                taken.setdefault(tp, []).append(self.records[tp].popleft())
+                max_records -= 1
+        return taken
+
+    async def position(self, _: TopicPartition) -> int:
+        return 0
+
+
+def sized(*sizes: int) -> list[Any]:
+    """Records with values of so many bytes."""
+    return [SimpleNamespace(value=bytes(size)) for size in sizes]
+
+
+def thread(records: dict[TopicPartition, list[Any]], fetchable: Any = lambda _: True) -> tuple[ConsumerThread, Fetched]:
+    """The consumer's thread, with what aiokafka has ready."""
+    consumer, made = Fetched(records), ConsumerThread.__new__(ConsumerThread)
+    made._ensure_consumer = lambda: consumer  # type: ignore[method-assign]
+    made._damaged = {}
+    made.app = SimpleNamespace(pipeline=SimpleNamespace(fetchable=fetchable))
+    made.consumer = SimpleNamespace(flow_active=True)
+    return made, consumer
+
+
+async def test_a_fetch_takes_of_every_partition() -> None:
+    """All that is there, in order, where it is not too much."""
+    found, _ = thread({P0: sized(1, 2, 3), P1: sized(4)})
+    fetch = await found.fetch("requests")
+    assert fetch
+    assert {tp: [len(record.value) for record in got] for tp, got in fetch.records.items()} == {P0: [1, 2, 3], P1: [4]}
+
+
+async def test_a_fetch_ends_when_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By records or by bytes; the rest is left for the next, and no partition is always the last."""
+    monkeypatch.setattr(transport, "FETCH_RECORDS", 10)
+    monkeypatch.setattr(transport, "FETCH_BYTES", 1000)
+    many, consumer = thread({P0: sized(*[1] * 50), P1: sized(*[1] * 50)})
+    first: set[TopicPartition] = set()
+    for _ in range(8):
+        fetch = await many.fetch("requests")
+        assert fetch
+        assert 10 <= sum(map(len, fetch.records.values())) <= 11
+        first |= {tp for tp, got in fetch.records.items() if len(got) > 1}
+    assert first == {P0, P1}
+    large, consumer = thread({P0: sized(2000), P1: sized(2000, 2000)})
+    await large.fetch("requests")
+    assert any(consumer.records.values())
+
+
+async def test_a_damaged_partition_waits_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies before the damage is taken; the partition is read again after a pause, others go on meanwhile."""
+    monkeypatch.setattr(transport, "DAMAGED_PAUSE", 0.2)
+    broken = Broken(Damaged("a byte is wrong"))
+    reading, consumer = thread({P0: [*sized(1), broken], P1: sized(2)})
+    fetch = await reading.fetch("requests")
+    assert fetch
+    assert {tp: len(got) for tp, got in fetch.records.items()} == {P0: 1, P1: 1}
+    consumer.records = {P0: deque([broken]), P1: deque(sized(3))}
+    fetch = await reading.fetch("requests")
+    assert fetch
+    assert set(fetch.records) == {P1}
+    assert set(fetch.positions) == {P1}
+    await asyncio.sleep(0.25)
+    consumer.records = {P0: deque(sized(4)), P1: deque()}
+    fetch = await reading.fetch("requests")
+    assert fetch
+    assert set(fetch.records) == {P0}
+
+
+# -- rebalances -----------------------------------------------------------------------------------------------
+
+
+class Parts:
+    """What a consumer works with; every call is noted in `calls`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.epoch = 0
+        self.drained: list[float] = []
+        self.consumer = Consumer.__new__(Consumer)
+        self.consumer._between = True
+        self.consumer._fetching = set()
+        self.consumer._committed = {}
+        self.consumer._generation = -1
+        self.consumer._thread = self.thread = SimpleNamespace(  # type: ignore[assignment]
+            should_stop=False, call_thread=self._call_thread, committed="committed", commit_notes="commit_notes"
+        )
+        self.consumer.assignment = lambda: {P0}  # type: ignore[method-assign]
+        self.consumer.seek_to_committed = self._noted("seek")  # type: ignore[method-assign]
+        self.consumer.position = self._position  # type: ignore[method-assign]
+        self.consumer.maybe_wait_for_commit_to_finish = self._noted("wait")  # type: ignore[method-assign]
+        self.pipeline = SimpleNamespace(assign=self._assign, suspend=self._suspend, positions=dict, drain=self._drain)
+        self.publisher = SimpleNamespace(assign=self._take_over, atomic=False)
+        counter = SimpleNamespace(inc=lambda: None)
+        metrics = SimpleNamespace(rebalances=counter, commits=SimpleNamespace(labels=lambda _: counter))
+        self.consumer.app = SimpleNamespace(
+            pipeline=self.pipeline,
+            publisher=self.publisher,
+            metrics=metrics,
+            consumer_generation_id=7,
+            drain_timeout=5.0,
+            leave_by=math.inf,
+        )
+        self._suspend()
+        self.overtaken = False  # whether a rebalance begins while the publisher takes over
+
+    def _noted(self, name: str) -> Any:
+        async def note(*_: Any) -> None:
+            self.calls.append(name)
+
+        return note
+
+    async def _position(self, _: Any) -> int:
+        return 5
+
+    async def _call_thread(self, method: str, *_: Any) -> Any:
+        self.calls.append(method)
+        return {P0: OffsetAndMetadata(5, "")} if method == "committed" else True
+
+    def _assign(self, positions: Any, *_: Any) -> None:
+        self.calls.append(("pipeline", dict(positions)))
+
+    def _suspend(self) -> None:
+        self.epoch += 1
+        self.pipeline.epoch = self.epoch
+
+    async def _drain(self, timeout: float) -> bool:
+        self.drained.append(timeout)
+        return True
+
+    async def _take_over(self, tps: Any) -> None:
+        self.calls.append(("publisher", list(tps)))
+        if self.overtaken:
+            self._suspend()
+
+
+async def test_a_seek_takes_over_before_it_asks_where_to_begin() -> None:
+    """Whoever had the partitions must be fenced before the offsets are read."""
+    parts = Parts()
+    parts.consumer._between = False
+    await parts.consumer.perform_seek()
+    assert parts.calls == [("publisher", [P0]), "seek", "committed", ("pipeline", {P0: 5})]
+    assert parts.consumer._generation == 7
+
+
+async def test_a_seek_of_an_assignment_that_is_over_fences_nobody() -> None:
+    """Faust may still call it when the next rebalance has begun: the partitions may have another owner by now."""
+    parts = Parts()
+    await parts.consumer.perform_seek()
+    assert parts.calls == []
+
+
+async def test_a_seek_that_a_rebalance_overtakes_while_it_waits_fences_nobody() -> None:
+    """It waits for a fetch under way; what begins meanwhile makes it void."""
+    parts = Parts()
+    parts.consumer._between = False
+    parts.consumer._fetching = {"requests"}
+    seeking = asyncio.create_task(parts.consumer.perform_seek())
+    await asyncio.sleep(0.02)
+    parts._suspend()
+    parts.consumer._fetching.clear()
+    await seeking
+    assert parts.calls == []
+
+
+async def test_a_seek_that_a_rebalance_overtakes_assigns_nothing() -> None:
+    """What was read for the old assignment is not used for the new one."""
+    parts = Parts()
+    parts.consumer._between, parts.overtaken = False, True
+    await parts.consumer.perform_seek()
+    assert parts.calls == [("publisher", [P0])]
+
+
+async def test_partitions_are_given_up_before_the_group_is_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the callback returns no producer of ours is left, and none is on its way; a late seek does nothing."""
+    parts = Parts()
+    parts.consumer._between = False
+
+    async def finish(*_: Any) -> None:
+        parts.calls.append("finished")
+
+    monkeypatch.setattr(transport.driver.Consumer, "on_partitions_revoked", finish)
+    monkeypatch.setattr(transport.driver.Consumer, "stop_flow", lambda _: None)
+    await parts.consumer.on_partitions_revoked(set())
+    assert parts.calls == ["finished", ("publisher", [])]
+    await parts.consumer.perform_seek()
+    assert parts.calls == ["finished", ("publisher", [])]
+
+
+# -- the end --------------------------------------------------------------------------------------------------
+
+
+async def test_a_thread_that_crashed_is_not_asked_to_commit() -> None:
+    """It would never answer."""
+    parts = Parts()
+    parts.thread.should_stop = True
+    assert not await parts.consumer._commit_notes(NOTES)
+    assert parts.calls == []
+    parts.thread.should_stop = False
+    assert await parts.consumer._commit_notes(NOTES)
+    assert parts.calls == ["commit_notes"]
+
+
+async def test_a_leaving_worker_has_its_time_once() -> None:
+    """Faust asks twice; the second time only what is left of the first is left."""
+    parts = Parts()
+    await parts.consumer.wait_empty()
+    parts.consumer.app.leave_by = time.monotonic() + 1
+    await parts.consumer.wait_empty()
+    parts.consumer.app.leave_by = time.monotonic() - 1
+    await parts.consumer.wait_empty()
+    assert parts.drained[0] == pytest.approx(5, abs=0.5)
+    assert parts.drained[1] <= 1
+    assert parts.drained[2] == 0
+
+
+async def test_a_commit_that_never_ends_does_not_keep_a_leaving_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets a moment even where the time is over, and no more."""
+    monkeypatch.setattr(transport, "LEAST_COMMIT", 0.05)
+    parts = Parts()
+    parts.pipeline.positions = lambda: {P0: 9}
+    parts.consumer.app.leave_by = time.monotonic()
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    parts.thread.call_thread = never
+    async with asyncio.timeout(10):
+        await parts.consumer.wait_empty()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import fastavro
@@ -12,7 +13,20 @@ from hypothesis.extra import numpy as arrays
 from schemas.codec import Codec
 from schemas.contracts import FILES, current
 from schemas.framing import confluent
-from schemas.records import Embedding, Overflow, Score, ScoreStatus, Sentence, Source
+from schemas.records import (
+    Alert,
+    Embedding,
+    Overflow,
+    Reply,
+    ReplyError,
+    Score,
+    ScoreStatus,
+    Sentence,
+    Served,
+    Severity,
+    Source,
+    Timings,
+)
 from schemas.registry import WriterSchema
 from schemas.testing import FakeRegistry
 
@@ -52,7 +66,39 @@ SCORE = Score(
     source=SOURCE,
     scored_at=1_700_000_000_456,
 )
-RECORDS = (SENTENCE, EMBEDDING, SCORE)
+SERVED = Served(
+    model="small",
+    revision="1110a243",
+    weights_digest="53aa5117",
+    precision="float32",
+    dimensions=3,
+    max_tokens=256,
+    identity="1f2e",
+    scorers=("topic", "mood"),
+)
+REPLY = Reply(
+    correlation_id=b"\x00\xffc-1",
+    embedding=EMBEDDING,
+    scores=(SCORE, SCORE),
+    served=SERVED,
+    timings=Timings(queue=1_200, tokenise=300, embed=4_500),
+)
+REFUSED = Reply(
+    correlation_id=b"c-2",
+    error=ReplyError(reason="expired", stage="validate", message="deadline: expected one that has not passed"),
+    served=SERVED,
+)
+ALERT = Alert(
+    id="a-1",
+    kind="dead-letter-limit",
+    severity=Severity.CRITICAL,
+    subject="group",
+    figures={"limit": 100.0},
+    message="Partitions wait.",
+    since=1_700_000_000_000,
+    at=1_700_000_001_000,
+)
+RECORDS = (SENTENCE, EMBEDDING, SCORE, REPLY, ALERT)
 
 _text = st.text(st.characters(codec="utf-8"), max_size=40)
 _name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -118,7 +164,39 @@ scores = st.builds(
     source=sources,
     scored_at=_long,
 )
-records = sentences | embeddings() | scores
+refusals = st.builds(ReplyError, reason=_text, stage=_text, message=_text)
+served = st.builds(
+    Served,
+    model=_text,
+    revision=_text,
+    weights_digest=_text,
+    precision=_text,
+    dimensions=_int,
+    max_tokens=_int,
+    identity=_text,
+    scorers=_names,
+)
+replies = st.builds(
+    Reply,
+    correlation_id=st.binary(max_size=40),
+    embedding=st.none() | embeddings(),
+    scores=st.lists(scores, max_size=3).map(tuple),
+    error=st.none() | refusals,
+    served=served,
+    timings=st.builds(Timings, queue=_long, tokenise=_long, embed=_long),
+)
+alerts = st.builds(
+    Alert,
+    id=_text,
+    kind=_text,
+    severity=st.sampled_from(Severity),
+    subject=_text,
+    figures=st.dictionaries(_name, _number, max_size=4),
+    message=_text,
+    since=_long,
+    at=_long,
+)
+records = sentences | embeddings() | scores | replies | alerts
 
 
 def codecs() -> tuple[Codec, Codec]:
@@ -167,15 +245,17 @@ def registered(schema: Any, data: bytes, language: str = "AVRO") -> tuple[Codec,
     return Codec(registry), confluent(registry.add(WriterSchema(text, language))) + data
 
 
-def datum_of(record: Any) -> dict[str, Any]:
-    """A record as fastavro wants it."""
-    names = [field["name"] for field in schema_of(type(record))["fields"]]
-    datum = {name: getattr(record, name) for name in names}
-    if "source" in datum:
-        datum["source"] = {name: getattr(record.source, name) for name in Source.__slots__}
-    if "vector" in datum:
-        datum["vector"] = record.vector.tolist()
-    return datum
+def datum_of(record: Any) -> Any:
+    """A record, or a value of one, as fastavro wants it."""
+    match record:
+        case tuple():
+            return [datum_of(each) for each in record]
+        case np.ndarray():
+            return record.tolist()
+        case _ if is_dataclass(record):
+            return {field.name: datum_of(getattr(record, field.name)) for field in fields(record)}
+        case _:
+            return record
 
 
 assert {type(record) for record in RECORDS} == set(FILES)

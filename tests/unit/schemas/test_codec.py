@@ -25,12 +25,14 @@ from schemas.confluent import ConfluentRegistry
 from schemas.contracts import SINGLE_OBJECT, current
 from schemas.errors import BadBytes, InvalidField, RegistryUnavailable, UnknownSchema, UnsafeSchema
 from schemas.headers import VALUE_SCHEMA
-from schemas.records import Embedding, Overflow, Score, ScoreStatus, Sentence
+from schemas.records import Embedding, Overflow, Reply, Score, ScoreStatus, Sentence, Timings
 from schemas.registry import WriterSchema
 from schemas.testing import FakeRegistry
 from tests.unit.schemas.examples import (
     EMBEDDING,
     RECORDS,
+    REFUSED,
+    REPLY,
     SCORE,
     SENTENCE,
     bare,
@@ -70,8 +72,12 @@ def test_the_avro_package_reads_what_is_written(record):
     schema = avro.schema.parse(current(type(record)).text)
     decoder = avro.io.BinaryDecoder(io.BytesIO(Codec().encode(record, "topic")[10:]))
     theirs = avro.io.DatumReader(schema).read(decoder)
-    assert theirs["id"] == record.id
-    assert theirs["metadata"] == record.metadata
+    assert theirs.keys() == datum_of(record).keys()
+    if isinstance(record, Reply):
+        assert theirs["correlation_id"] == record.correlation_id
+        assert theirs["embedding"]["vector"] == EMBEDDING.vector.tolist()
+    else:
+        assert theirs["id"] == record.id
 
 
 def test_read_records_have_the_products_types():
@@ -87,6 +93,42 @@ def test_read_records_have_the_products_types():
     assert embedding.vector.dtype == np.float32
     assert embedding.vector.flags.owndata
     assert codec.decode(Score, codec.encode(SCORE, "t")).status is ScoreStatus.FALLBACK
+
+
+def test_replies_have_the_products_types_inside():
+    """The embedding and the scores of a reply are records, the vector an array, and the correlation id bytes."""
+    codec = Codec()
+    reply = codec.decode(Reply, codec.encode(REPLY, "t"))
+    assert reply == REPLY
+    assert isinstance(reply.embedding, Embedding)
+    assert reply.embedding.vector.dtype == np.float32
+    assert reply.embedding.vector.flags.owndata
+    assert isinstance(reply.scores, tuple)
+    assert [type(score) for score in reply.scores] == [Score, Score]
+    assert reply.scores[0].status is ScoreStatus.FALLBACK
+    assert codec.decode(Reply, codec.encode(REFUSED, "t")) == REFUSED
+
+
+def test_an_older_reply_is_read_with_defaults():
+    """A writer that knows nothing but what it serves is read as a reply without an answer."""
+    schema = schema_of(Reply)
+    schema["fields"] = [field_of(schema, "served")]
+    codec, value = registered(schema, bare(schema, {"served": datum_of(REPLY.served)}))
+    assert codec.decode(Reply, value) == Reply(served=REPLY.served, timings=Timings())
+
+
+def test_a_schema_is_announced_once():
+    """After a topic's schema was announced the registry is asked no more, so that writing goes on while it is away."""
+    registry = FakeRegistry()
+    codec = Codec(registry)
+    codec.announce(Reply, "replies")
+    codec.announce(Reply, "replies")
+    assert (registry.asked, registry.subjects) == (1, {"replies-value": {1}})
+    registry.away = True
+    codec.announce(Reply, "replies")
+    assert codec.encode(REPLY, "replies")[:5] == b"\x00\x00\x00\x00\x01"
+    with pytest.raises(RegistryUnavailable):
+        codec.announce(Reply, "others")
 
 
 def test_a_vector_of_any_layout_is_written_as_its_values():
@@ -252,6 +294,10 @@ INVALID = {
         replace(EMBEDDING, dimensions=4),
         "vector: expected as many values as dimensions says, 4",
     ),
+    "short vector in a reply": (
+        replace(REPLY, embedding=replace(EMBEDDING, dimensions=4)),
+        "vector: expected as many values as dimensions says, 4",
+    ),
 }
 
 
@@ -288,6 +334,17 @@ UNWRITABLE = {
         replace(SCORE, source=replace(SCORE.source, topic=None)),
         "source.topic: expected string",
     ),
+    "correlation id of text": (replace(REPLY, correlation_id="c-1"), "correlation_id: expected bytes"),
+    "correlation id of numbers": (replace(REPLY, correlation_id=[1, 2]), "correlation_id: expected bytes"),
+    "a score inside": (
+        replace(REPLY, scores=(replace(SCORE, label=None),)),
+        "scores.label: expected string",
+    ),
+    "a vector inside": (
+        replace(REPLY, embedding=replace(EMBEDDING, vector=["a"])),
+        "embedding.vector: expected array of float",
+    ),
+    "no answerer": (replace(REPLY, served=None), "served: expected sentence_streams.Served"),
     "two vectors": (replace(EMBEDDING, vector=np.zeros((2, 2))), "vector: expected array of float"),
     "vector of text": (replace(EMBEDDING, vector=["a"]), "vector: expected array of float"),
 }

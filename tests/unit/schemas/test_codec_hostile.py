@@ -13,12 +13,14 @@ from schemas.codec import Codec
 from schemas.contracts import current
 from schemas.errors import BadBytes, InvalidField, Reject, UnknownSchema, UnsafeSchema
 from schemas.headers import VALUE_SCHEMA
-from schemas.records import Embedding, Score, Sentence
+from schemas.records import Embedding, Reply, Score, Sentence
 from schemas.registry import WriterSchema
 from schemas.testing import FakeRegistry
 from tests.unit.schemas.examples import (
     EMBEDDING,
     RECORDS,
+    REPLY,
+    SCORE,
     SENTENCE,
     bare,
     datum_of,
@@ -121,7 +123,32 @@ def test_hostile_embeddings_are_rejected(field, bytes_, reason):
         Codec().decode(Embedding, good + bytes_)
 
 
-@pytest.mark.parametrize("kind", [Embedding, Score])
+#: A whole embedding and a whole score as bare Avro.
+EMBEDDED, SCORED = (Codec().encode(record, "t")[10:] for record in (EMBEDDING, SCORE))
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "reason"),
+    [
+        (HUGE, "correlation_id: expected a length of no more than the bytes that follow it"),
+        (b"\x01", "correlation_id: expected a length of no more than the bytes that follow it"),
+        (b"\x00\x04", "embedding: expected a branch from 0 to 1"),
+        (b"\x00\x02" + EMBEDDED[:-14], "embedding.vector: expected more bytes"),
+        (b"\x00\x02" + EMBEDDED[:-14] + HUGE, "embedding.vector: expected no more items than the bytes that follow"),
+        (b"\x00\x02" + EMBEDDED + HUGE, "scores: expected no more items than the bytes that follow"),
+        (b"\x00\x00\x7e" + SCORED, "scores: expected no more items than the bytes that follow"),
+        (b"\x00\x00\x01\x04" + SCORED, "scores: expected a block as long as it says"),
+        (b"\x00\x00\x02" + SCORED + b"\x00\x02\x02\xff", "error.reason: expected text in UTF-8"),
+        (b"\x00\x00\x02" + SCORED + b"\x00\x00", "served.model: expected more bytes"),
+    ],
+)
+def test_hostile_replies_are_rejected(bytes_, reason):
+    """The same for replies, whose fields are records themselves, however deep the fault is."""
+    with pytest.raises(BadBytes, match=reason):
+        Codec().decode(Reply, Codec().encode(REPLY, "t")[:10] + bytes_)
+
+
+@pytest.mark.parametrize("kind", [Embedding, Score, Reply])
 def test_a_value_of_another_kind_is_rejected(kind):
     """An embedding or score on the request topic is a reject that names both."""
     other = next(record for record in RECORDS if type(record) is kind)

@@ -9,7 +9,7 @@ from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibi
 
 from schemas.avro import parse
 from schemas.contracts import FILES, MAKERS, by_fingerprint, current, fingerprint_of
-from schemas.records import Embedding, Sentence
+from schemas.records import Embedding, Reply, Score, Sentence
 from schemas.resolution import reader
 from tests.unit.schemas.examples import schema_of
 
@@ -19,6 +19,8 @@ JAVA_FINGERPRINTS = {
     "sentence.avsc": "66a1fb7587ff17c1",
     "embedding.avsc": "a0f9dffb09e51ca6",
     "score.avsc": "eaf628debd223249",
+    "reply.avsc": "93211b5aa63a0597",
+    "alert.avsc": "47a47c72db0eda12",
 }
 RELEASES = sorted((version for version in (FOLDER / "released").iterdir()), key=lambda version: version.name)
 
@@ -81,6 +83,13 @@ def test_every_release_is_known_by_its_fingerprint():
     texts = [(release / name).read_text() for release in RELEASES for name in FILES.values()]
     assert {fingerprint_of(text) for text in texts} <= set(by_fingerprint())
     assert {current(kind).fingerprint for kind in FILES} <= set(by_fingerprint())
+
+
+def test_a_reply_holds_the_very_records_that_are_published():
+    """The embedding and the scores inside a reply have every field that they have on their own topics."""
+    fields = {field.name: field.type for field in current(Reply).type.fields}
+    assert fields["embedding"].branches[1] == current(Embedding).type
+    assert fields["scores"].items == current(Score).type
 
 
 def test_the_vector_comes_last():

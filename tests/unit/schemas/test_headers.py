@@ -14,6 +14,7 @@ from schemas.headers import (
     Results,
     carried,
     parse_request,
+    reply_headers,
     result_headers,
     source_headers,
 )
@@ -47,6 +48,29 @@ def test_everything_a_request_can_say():
         correlation_id=b"c-1",
         results=Results.REPLY_ONLY,
     )
+
+
+@pytest.mark.parametrize("also", [[], [("reply-partition", b"3"), ("correlation-id", b"c-1")]])
+def test_results_for_the_caller_alone_need_a_caller(also):
+    """A request that asks for a reply and nothing else has to say where the reply goes."""
+    with pytest.raises(InvalidField, match="header reply-topic: expected a topic, since results says reply-only"):
+        parse_request([("results", b"reply-only"), *also])
+
+
+def test_a_reply_says_whose_it_is():
+    """Our name and Spring's carry the correlation id, the trace goes on, and unknown headers come back."""
+    headers = [("kafka_correlationId", b"\x00\xff"), ("reply-topic", b"t"), ("traceparent", TRACE), ("x", b"1")]
+    echoed, springs, content, trace, other = reply_headers(parse_request(headers))
+    assert (echoed, springs) == (("correlation-id", b"\x00\xff"), ("kafka_correlationId", b"\x00\xff"))
+    assert (content, other) == (("content-type", b"application/avro"), ("x", b"1"))
+    assert trace[0] == "traceparent"
+    assert trace[1][:36] == TRACE[:36]
+    assert trace[1] != TRACE
+
+
+def test_a_reply_without_a_correlation_id_has_none():
+    """Nothing is made up: whoever gave no correlation id reads a partition of its own."""
+    assert reply_headers(RequestHeaders(reply_topic="t")) == [("content-type", b"application/avro")]
 
 
 def test_springs_names_mean_the_same():

@@ -62,4 +62,5 @@ def test_a_vector_with_nan_equals_itself():
 def test_every_named_type_has_a_maker():
     """Each named type of the contracts is made by the class of the same name."""
     assert MAKERS["Embedding"] is Embedding
-    assert set(MAKERS) == {"Sentence", "Embedding", "Score", "Source", "Overflow", "ScoreStatus"}
+    names = {"Sentence", "Embedding", "Score", "Source", "Overflow", "ScoreStatus", "Alert", "Severity"}
+    assert set(MAKERS) == names | {"Reply", "ReplyError", "Served", "Timings"}

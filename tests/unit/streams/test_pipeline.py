@@ -117,9 +117,9 @@ def result(record: Record) -> Outgoing:
     return Outgoing("results", record.key, None if record.value is None else b"%d" % record.offset)
 
 
-def dead_letter(record: Record, reason: Reject, attempts: int) -> Outgoing:
+def refusal(record: Record, reason: Reject, attempts: int) -> list[Outgoing]:
     headers = [("reason", reason.reason.encode()), ("why", str(reason).encode())]
-    return Outgoing("dead-letters", record.key, b"%d" % record.offset, headers)
+    return [Outgoing("dead-letters", record.key, b"%d" % record.offset, headers)]
 
 
 @dataclass
@@ -177,13 +177,13 @@ async def running(
         stage,
         (URGENT, BULK),
         publisher,
-        dead_letter,
+        refusal,
         metrics,
         budget=budget,
         max_records=limits.get("max_records", 10_000),
         max_bytes=limits.get("max_bytes", 10_000_000),
         on_crash=crashes.append,
-        **{name: value for name, value in limits.items() if name in {"remember", "retries"}},
+        **{name: value for name, value in limits.items() if name in {"remember", "retries", "tell"}},
     )
     await pipeline.start()
     pipeline.assign(

@@ -12,12 +12,14 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
 )
+from aiokafka.structs import RecordMetadata
+from aiokafka.structs import TopicPartition as AioTopicPartition
 from tenacity import wait_none
 
 from schemas.errors import ResultTooLarge
 from streams import publisher as module
 from streams.observe.metrics import Metrics
-from streams.publisher import BrokerUnavailable, KafkaPublisher, partition_of
+from streams.publisher import BrokerUnavailable, KafkaPublisher, Receipt, partition_of
 from streams.records import Outgoing
 
 Values = list[bytes | None]
@@ -74,13 +76,15 @@ class FakeProducer:
     def create_batch(self) -> FakeBatch:
         return FakeBatch()
 
-    async def send_batch(self, batch: FakeBatch, topic: str, *, partition: int) -> "asyncio.Future[None]":
-        return asyncio.ensure_future(self._deliver(batch.values, partition))
+    async def send_batch(self, batch: FakeBatch, topic: str, *, partition: int) -> "asyncio.Future[RecordMetadata]":
+        return asyncio.ensure_future(self._deliver(batch.values, topic, partition))
 
-    async def _deliver(self, values: Values, partition: int) -> None:
+    async def _deliver(self, values: Values, topic: str, partition: int) -> RecordMetadata:
         await self.receipts.wait()
         FakeProducer.behave(self, partition, values)
+        offset = sum(len(sent) for where, sent in self.sent if where == partition)
         self.sent.append((partition, values))
+        return RecordMetadata(topic, partition, AioTopicPartition(topic, partition), offset, -1, 0, 0)
 
 
 def accept(producer: FakeProducer, partition: int, values: Values) -> None:
@@ -315,3 +319,14 @@ async def test_reachable_tells_whether_a_broker_answers(publisher: KafkaPublishe
 def test_making_a_publisher_connects_to_nothing(metrics: Metrics) -> None:
     """Not even an event loop is needed before `start`."""
     KafkaPublisher({"bootstrap_servers": "broker:9092"}, metrics)
+
+
+async def test_receipts_say_where_each_record_is(publisher: KafkaPublisher) -> None:
+    """The receipt of a record names its partition and its offset in it."""
+    keyed = [Outgoing("t", b"%d" % n, b"v%d" % n) for n in range(6)]
+    first, _ = await publisher.post(keyed)
+    second, _ = await publisher.post(keyed)
+    assert set(first) == set(second) == set(range(6))
+    sizes = {partition: sum(receipt.partition == partition for receipt in first.values()) for partition in (0, 1)}
+    for index, receipt in first.items():
+        assert second[index] == Receipt(receipt.partition, receipt.offset + sizes[receipt.partition])

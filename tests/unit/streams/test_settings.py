@@ -26,6 +26,14 @@ WRONG: dict[str, list[str]] = {
     "topic_embeddings": ["sentence.requests", "no!"],
     "topic_scores": ["sentence.embeddings", "no!"],
     "topic_dead_letters": ["sentence.requests", "sentence.scores", "no!"],
+    "topic_replies": ["sentence.requests", "sentence.dead-letters", "no!"],
+    "topic_kept_replies": ["sentence.replies", "no!"],
+    "topic_alerts": ["sentence.replies", "no!"],
+    "request_timeout": ["0", "601", "soon"],
+    "max_items": ["0", "2049", "x"],
+    "max_text": ["0", "1000001", "x"],
+    "reply_partition": ["-2", "x"],
+    "reply_topics": ["answers,no!", "answers,sentence.requests", "sentence.dead-letters"],
     "partitions": ["0", "10001", "1.5", "many"],
     "replication": ["0", "11", "x"],
     "max_request_bytes": ["9999", "100000001", "1MB"],
@@ -42,13 +50,34 @@ WRONG: dict[str, list[str]] = {
     "retry_attempts": ["0", "101", "x"],
     "retry_seconds": ["0", "x"],
     "publish_text": ["maybe"],
+    "http_port": ["-1", "65536", "http"],
+    "cors_origins": ["app.example", "https://app.example/", "ftp://app.example", "https://a.example,b"],
+    "max_body_bytes": ["999", "8MB"],
+    "receive_seconds": ["0", "601", "soon"],
+    "max_inflight_tokens": ["0", "x"],
+    "rate_limit": ["600", "many/minute", "10/fortnight"],
+    "auth": ["password", "off,jwt", "JWT"],
+    "jwt_algorithms": ["none", "HS256", "RS256,HS512", ","],
     "health_port": ["-1", "65536", "http"],
     "stall_seconds": ["0", "nan", "x"],
+    "cache_bytes": ["-1", "64MB"],
+    "cache_seconds": ["0", "7d"],
+    "results_seconds": ["0", "2592001", "1h"],
+    "model_precision": ["int4", "x"],
+    "otlp_endpoint": ["collector:4317", "grpc://collector:4317"],
+    "trace_ratio": ["-0.1", "1.1", "x"],
     "log_level": ["trace", "INFO"],
     "log_format": ["xml"],
     "log_text": ["some"],
 }
-SECRETS = ["kafka_sasl_password", "kafka_oauth_client_secret", "schema_registry_password"]
+#: Every secret -> how it is written around a password.
+SECRETS = {
+    "kafka_sasl_password": "{}",
+    "kafka_oauth_client_secret": "{}",
+    "schema_registry_password": "{}",
+    "redis_url": "redis://worker:{}@redis.example:6379/0",
+    "sentry_dsn": "https://{}@sentry.example/1",
+}
 #: Settings any text will do for; what they name is checked where it is used.
 FREE_TEXT = {
     "group",
@@ -60,7 +89,15 @@ FREE_TEXT = {
     "model",
     "model_revision",
     "health_host",
+    "http_host",
+    "jwt_issuer",
+    "jwt_audience",
+    "jwt_jwks",
+    "jwt_roles_claim",
+    "roles",
 }
+#: Of these the line ends with the part that is wrong, or with the parts.
+LISTS = {"lanes", "auth", "jwt_algorithms", "cors_origins", "reply_topics"}
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +133,7 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert message.startswith(f"{variable(name)}: ")
     assert "\n" not in message
     assert "pydantic" not in message
-    assert message.endswith(f", got {value!r}") or name == "lanes"
+    assert message.endswith(f", got {value!r}") or name in LISTS
 
 
 def test_every_setting_that_can_be_wrong_is_in_the_table() -> None:
@@ -104,7 +141,7 @@ def test_every_setting_that_can_be_wrong_is_in_the_table() -> None:
     paths = {
         name for name, field in Settings.model_fields.items() if Path in (field.annotation, *get_args(field.annotation))
     }
-    assert set(Settings.model_fields) == set(WRONG) | set(SECRETS) | FREE_TEXT | paths
+    assert set(Settings.model_fields) == set(WRONG) | SECRETS.keys() | FREE_TEXT | paths
 
 
 def test_each_wrong_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +212,10 @@ def test_the_secrets_are_known() -> None:
 def test_a_secret_can_come_from_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`NAME_FILE` names it; the line break at its end is no part of it."""
     path = tmp_path / "secret"
-    path.write_text("hunter2 ünd more\n", encoding="utf-8")
+    secret = SECRETS[name].format("hunter2 ünd more")
+    path.write_text(f"{secret}\n", encoding="utf-8")
     monkeypatch.setenv(f"{variable(name)}_FILE", str(path))
-    assert secret_of(Settings(), name) == "hunter2 ünd more"
+    assert secret_of(Settings(), name) == secret
 
 
 def test_the_plain_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,8 +256,8 @@ def test_only_secrets_are_read_from_files(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by the settings, not by the connection made of them, not by the errors about other settings."""
-    for name in SECRETS:
-        monkeypatch.setenv(variable(name), "hunter2")
+    for name, form in SECRETS.items():
+        monkeypatch.setenv(variable(name), form.format("hunter2"))
     monkeypatch.setenv("STREAMS_KAFKA_SASL_USERNAME", "worker")
     monkeypatch.setenv("STREAMS_KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
     monkeypatch.setenv("STREAMS_KAFKA_SASL_MECHANISM", "PLAIN")
@@ -229,6 +267,23 @@ def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(partitions=8)
     shown += [repr(settings), str(settings), settings.model_dump_json(), repr(settings.kafka_security())]
     assert not [text for text in shown if "hunter2" in text]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis.example:6379",
+        "http://:hunter2@redis.example",
+        "redis://:hunter2@redis.example:hunter2",
+        "redis://:hunter2@redis.example?no_such_option=hunter2",
+        "redis://:hunter2@redis.example?socket_timeout=hunter2",
+    ],
+)
+def test_a_redis_url_that_is_wrong_is_told_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read is refused at start, not at the first question; the line shows nothing of it."""
+    monkeypatch.setenv("STREAMS_REDIS_URL", url)
+    assert failure().startswith("STREAMS_REDIS_URL: expected a URL such as redis://")
+    assert "hunter2" not in failure()
 
 
 def test_security_settings_that_do_not_fit_together_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

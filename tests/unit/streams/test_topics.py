@@ -8,8 +8,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from schemas.errors import BadBytes
 from streams.dead_letters import DeadLetters
 from streams.records import Headers
-from streams.settings import load
-from streams.topics import specs
+from streams.settings import Settings, load
+from streams.topics import for_replies, specs
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,19 @@ LIMIT = 1_000_000
 def test_the_dead_letter_of_the_largest_request_fits(key: bytes | None, value: bytes | None, headers: Headers) -> None:
     """With both header families, their longest message and stack trace, and long names, at every size of request."""
     settings = load(max_request_bytes=LIMIT)
-    limits = {spec.name: int(spec.config["max.message.bytes"]) for spec in specs(settings)}
+    limits = sizes(settings)
     size = batch_size(key, value, headers)
     assert limits[settings.topic_requests] - 200 < size <= limits[settings.topic_requests]
     reason = BadBytes("m" * 100_000)
     reason.__cause__ = deep_error(200)
     letter = DeadLetters(settings.topic_dead_letters, "g" * 249).make(Consumed(key, value, headers), reason, 10**6)
     assert size < batch_size(letter.key, letter.value, letter.headers) <= limits[settings.topic_dead_letters]
+
+
+def sizes(settings: Settings) -> dict[str, int]:
+    """Returns the largest record of each topic that has a limit of its own."""
+    config = {spec.name: spec.config.get("max.message.bytes") for spec in specs(settings)}
+    return {name: int(size) for name, size in config.items() if size is not None}
 
 
 def deep_error(depth: int) -> Exception:
@@ -82,6 +88,9 @@ def test_every_topic_is_provisioned_once_as_the_settings_say() -> None:
         "sentence.embeddings",
         "scores.v2",
         "sentence.dead-letters",
+        "sentence.replies",
+        "sentence.replies.kept",
+        "sentence.alerts",
     ]
     assert {(spec.partitions, spec.replication) for spec in found} == {(3, 2)}
 
@@ -99,9 +108,25 @@ def test_requests_and_dead_letters_are_kept_by_time_results_by_key() -> None:
     assert config[settings.topic_scores]["cleanup.policy"] == "compact,delete"
 
 
-def test_results_have_room_beside_their_request() -> None:
-    """A result repeats text and metadata and adds a vector: of 4,096 floats, and then some."""
+def test_replies_are_kept_for_an_hour() -> None:
+    """Whoever asked has long gone; segments end sooner, since Kafka deletes no open one."""
     settings = load()
-    config = {spec.name: int(spec.config["max.message.bytes"]) for spec in specs(settings)}
-    room = config[settings.topic_embeddings] - config[settings.topic_requests]
-    assert room > 2 * 4 * 4096
+    config = {spec.name: spec.config for spec in specs(settings)}
+    for name in (settings.topic_replies, settings.topic_kept_replies):
+        assert config[name]["cleanup.policy"] == "delete"
+        assert config[name]["retention.ms"] == "3600000"
+        assert int(config[name]["segment.ms"]) < 3_600_000
+
+
+def test_replies_go_to_their_own_topics_only() -> None:
+    """Ours and those that the settings add: never to a topic that a worker reads or publishes results on."""
+    settings = load(topic_replies="answers", reply_topics=("theirs", "others"))
+    assert for_replies(settings) == {"answers", settings.topic_kept_replies, "theirs", "others"}
+
+
+def test_results_have_room_beside_their_request() -> None:
+    """A result repeats text and metadata and adds a vector: of 4,096 floats, and then some. So does a reply."""
+    settings = load()
+    limits = sizes(settings)
+    for topic in (settings.topic_embeddings, settings.topic_replies, settings.topic_kept_replies):
+        assert limits[topic] - limits[settings.topic_requests] > 2 * 4 * 4096

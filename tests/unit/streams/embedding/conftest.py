@@ -8,6 +8,8 @@ import pytest
 
 from streams.embedding.embedder import Embedder
 from streams.embedding.loader import DEFAULT_MODEL, ModelNotFound, find, load
+from streams.embedding.prepare import Workshop
+from tests.support.models import sentences
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
@@ -56,6 +58,21 @@ def tiny_source(default_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny model, prepared in float32."""
+    pytest.importorskip("onnxscript", reason="the extra onnx-export is not installed")
+    models = tmp_path_factory.mktemp("models")
+    Workshop(models, sentences()).prepare(str(tiny_source), None, "float32")
+    return models
+
+
+@pytest.fixture
+def models(tiny_models: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be spoilt by a test."""
+    return Path(shutil.copytree(tiny_models, tmp_path / "models"))
 
 
 @pytest.fixture

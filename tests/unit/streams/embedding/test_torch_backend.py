@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from streams.embedding.embedder import ModelError
-from streams.embedding.loader import load
-from streams.embedding.torch_backend import TorchEmbedder
+from streams.embedding.loader import DEFAULT_MODEL, load
+from streams.embedding.quality import QualityTooLow
+from streams.embedding.torch_backend import TorchEmbedder, load_torch
 
 pytestmark = pytest.mark.model
 
@@ -72,7 +75,7 @@ def test_a_prompt_left_out_of_the_pooling_stays_out(tiny: Path) -> None:
 def test_padding_follows_the_models_side(tiny: Path) -> None:
     """A tokenizer that pads on the left gets its padding there: same vectors as the library."""
     edit(tiny / "tokenizer_config.json", padding_side="left")
-    embedder = load(str(tiny))
+    embedder = load_torch(tiny, name="tiny", revision="1", digest="00")
 
     theirs = library(tiny).encode(TEXTS, normalize_embeddings=True)
 
@@ -97,8 +100,7 @@ def failing(embedder: TorchEmbedder, monkeypatch: pytest.MonkeyPatch) -> Iterato
         def forward(*_: Any, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(embedder, "_model", forward)
-        monkeypatch.setattr(embedder, "_features", lambda batch: {})
+        monkeypatch.setattr(embedder, "rows", forward)
 
     return fail_with
 
@@ -124,6 +126,51 @@ def test_other_failures_stay_what_they_are(embedder: TorchEmbedder, failing: Any
 
     with pytest.raises(RuntimeError, match="index out of range"):
         embedder.embed(tokens)
+
+
+def test_float16_keeps_the_vectors_and_says_so(tiny: Path) -> None:
+    """Halved weights pass the gate on the golden sentences, give float32 rows, and are another identity."""
+    exact = load_torch(tiny, name="tiny", revision="1", digest="00")
+    before = exact.embed(exact.tokenise(TEXTS))
+
+    halved = load_torch(tiny, name="tiny", revision="1", digest="00").halved()
+
+    rows = halved.embed(halved.tokenise(TEXTS))
+    assert halved.identity == replace(exact.identity, precision="float16")
+    assert rows.dtype == np.float32
+    assert 0.999 < np.einsum("ij,ij->i", rows, before).min() < 1
+
+
+def test_float16_that_loses_too_much_is_refused(tiny: Path) -> None:
+    """Weights beyond what float16 can hold end in NaN, and the gate says no."""
+    embedder = load_torch(tiny, name="tiny", revision="1", digest="00")
+    with torch.no_grad():
+        embedder._model[0].auto_model.embeddings.LayerNorm.weight.mul_(1e6)
+
+    with pytest.raises(QualityTooLow):
+        embedder.halved()
+
+
+def test_float16_needs_a_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the processor float16 would only be slow: one clear error."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(ModelError, match="float16: needs a CUDA device"):
+        load(str(tiny), precision="float16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: its path of the torch backend was not run")
+def test_a_cuda_device_gives_the_processors_vectors(default_folder: Path) -> None:
+    """On a device, from two threads at once and in both precisions, vectors are the processor's."""
+    sentences = [f"{text} {number}" for number in range(200) for text in TEXTS]
+    theirs = library(default_folder).encode(sentences)
+    for precision, least in (("float32", 0.9999), ("float16", 0.995)):
+        embedder = load(DEFAULT_MODEL, precision=precision)
+        assert (embedder.concurrency, embedder.identity.precision) == (2, precision)
+        halves = [embedder.tokenise(sentences[:500]), embedder.tokenise(sentences[500:])]
+        with ThreadPoolExecutor(2) as threads:
+            ours = np.concatenate(list(threads.map(embedder.embed, halves)))
+        assert np.einsum("ij,ij->i", ours, theirs).min() >= least
 
 
 def test_a_spoilt_folder_is_one_clear_error(tiny: Path) -> None:

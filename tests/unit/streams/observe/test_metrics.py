@@ -21,6 +21,11 @@ class Done:
     arrived: float = 100.0
     started: float = 100.5
     settled: float = 102.5
+    told_alone: bool = False
+
+    @property
+    def dead_letter(self) -> bool:
+        return self.refused is not None and not self.told_alone
 
 
 @pytest.fixture
@@ -57,6 +62,15 @@ def test_finished_records_are_counted_by_lane_outcome_and_reason(metrics: Metric
     assert value(metrics, "streams_records_total", lane="interactive", outcome="dead_letter") == 2
     assert value(metrics, "streams_dead_letters_total", stage="decode", reason="bad-bytes") == 1
     assert value(metrics, "streams_dead_letters_total", stage="validate", reason="text-too-long") == 2
+
+
+def test_refusals_that_only_a_caller_hears_of_are_no_dead_letters(metrics: Metrics) -> None:
+    """They have an outcome and a count of their own."""
+    metrics.finished("embed", [Done(), Done(refused=TextTooLong("x"), told_alone=True)], 103.0)
+    assert value(metrics, "streams_records_total", lane="bulk", outcome="answered") == 1
+    assert value(metrics, "streams_records_total", lane="bulk", outcome="refused") == 1
+    assert value(metrics, "streams_refusals_total", stage="validate", reason="text-too-long") == 1
+    assert value(metrics, "streams_dead_letters_total", stage="validate", reason="text-too-long") is None
 
 
 def test_the_time_of_a_record_is_told_apart_by_step(metrics: Metrics) -> None:

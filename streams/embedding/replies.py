@@ -1,0 +1,92 @@
+"""Replies: the answer to a request that named a topic for it, on exactly that topic and partition.
+
+Whoever asked is told once, with the vector and the scores or with the reason of a refusal. Only topics that the
+operator allows are answered on: else a request could have the worker write wherever it may.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from schemas.codec import Codec
+from schemas.dead_letters import MAX_MESSAGE, cut
+from schemas.errors import InvalidField, Reject
+from schemas.headers import RequestHeaders, parse_request, reply_headers
+from schemas.records import Embedding, Reply, ReplyError, Score, Served, Timings
+from streams.embedding.embedder import Identity
+from streams.embedding.identity import identity_key
+from streams.records import Outgoing, Record
+from streams.scoring.scorer import Scorer, require_model
+from streams.scoring.verdicts import chosen
+
+#: Of a request that took none of the steps.
+_NONE = Timings()
+
+
+class Replies:
+    """Makes the replies of one worker."""
+
+    def __init__(
+        self, codec: Codec, topics: Collection[str], identity: Identity, scorers: Mapping[str, Scorer]
+    ) -> None:
+        """Requests may name one of `topics` for their reply, and `scorers` by their names."""
+        self._codec = codec
+        self._topics = frozenset(topics)
+        self._scorers = scorers
+        self._served = Served(
+            model=identity.name,
+            revision=identity.revision,
+            weights_digest=identity.digest,
+            precision=identity.precision,
+            dimensions=identity.dimensions,
+            max_tokens=identity.max_tokens,
+            identity=identity_key(identity),
+            scorers=tuple(scorers),
+        )
+
+    def admit(self, request: RequestHeaders) -> None:
+        """Raises InvalidField where a request must not have a reply on the topic it names.
+
+        Raises RegistryUnavailable where no reply could be written now; later ones need the registry no more.
+        """
+        if request.reply_topic is None:
+            return
+        if request.reply_topic not in self._topics:
+            raise InvalidField(f"header reply-topic: {request.reply_topic} is not a topic that replies may go to")
+        self._codec.announce(Reply, request.reply_topic)
+
+    def asked(self, record: Record) -> RequestHeaders | None:
+        """What a record asks for, where it has an address that replies may go to."""
+        try:
+            request = parse_request(record.headers)
+        except InvalidField:
+            return None
+        return request if request.reply_topic in self._topics else None
+
+    def scorers(self, names: Iterable[str]) -> Sequence[Scorer]:
+        """The scorers that a request names. Raises UnknownScorer, or ScoringFailed for one of another model."""
+        found = chosen(self._scorers, names)
+        for scorer in found:
+            require_model(scorer, self._served.weights_digest)
+        return found
+
+    def answer(
+        self,
+        request: RequestHeaders,
+        embedding: Embedding | None,
+        scores: Sequence[Score] = (),
+        timings: Timings = _NONE,
+    ) -> Outgoing:
+        """The reply to a request that was handled; a deletion has no embedding."""
+        return self._reply(request, embedding=embedding, scores=tuple(scores), timings=timings)
+
+    def refusal(self, request: RequestHeaders, reason: Reject) -> Outgoing:
+        """The reply to a request that is refused."""
+        message = cut(str(reason), MAX_MESSAGE).decode()
+        return self._reply(request, error=ReplyError(reason=reason.reason, stage=reason.stage, message=message))
+
+    def _reply(self, request: RequestHeaders, **content: object) -> Outgoing:
+        topic = request.reply_topic or ""
+        reply = Reply(correlation_id=request.correlation_id or b"", served=self._served, **content)  # type: ignore[arg-type]
+        value = self._codec.encode(reply, topic)
+        return Outgoing(
+            topic, request.correlation_id, value, reply_headers(request), request.reply_partition, reply=True
+        )
