@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from agents import operate
+from agents import models, operate
 from streams.lanes import LaneName
 
 EPILOG = """\
@@ -92,10 +92,28 @@ def score() -> None:
     run(_logging(_settings()))
 
 
+@app.command()
+def bridge() -> None:
+    """Run a bridge: HTTP on one side, the stream on the other. It ends cleanly on SIGTERM."""
+    from agents.bridge.server import bridge as run
+
+    run(_logging(_settings()))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the bridge; docs/openapi.json holds it."""
+    from agents.bridge.docs import document
+
+    sys.stdout.write(document())
+
+
 def _logging(settings: Any) -> Any:
+    from streams.observe.errors import report_errors
     from streams.observe.logs import configure
 
     configure(settings)
+    report_errors(settings)
     return settings
 
 
@@ -206,8 +224,8 @@ def consume(
     topic: Annotated[
         str,
         typer.Argument(
-            help="embeddings, scores, dead-letters, requests, interactive or replay (the request topics of "
-            "those lanes); or the name of any topic."
+            help="embeddings, scores, replies, dead-letters, alerts, requests, interactive or replay (the request "
+            "topics of those lanes); or the name of any topic."
         ),
     ] = "embeddings",
     form: Annotated[Literal["text", "jsonl", "csv"], typer.Option("--format", help="How to print records.")] = "text",
@@ -235,7 +253,7 @@ def consume(
     key: Annotated[str | None, typer.Option(help="Print only records with this key.")] = None,
     vectors: Annotated[bool, typer.Option("--vectors", help="Print vectors too, in any format.")] = False,
 ) -> None:
-    """Print what is on a topic: results, dead letters or requests.
+    """Print what is on a topic: results, dead letters, alerts or requests.
 
     Reads committed records up to where the topic ends when the command starts. It joins no consumer group and
     commits nothing, so nobody is disturbed. What cannot be decoded is named on stderr and left out. A dead letter
@@ -277,7 +295,30 @@ def doctor(
     raise typer.Exit(run(_settings(), model=model, as_json=as_json))
 
 
+@app.command("api-key")
+def api_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: a-z, 0-9 and -; limits and logs go by it.")],
+    roles: Annotated[
+        str, typer.Option(help="What the caller may do, separated by commas; see STREAMS_ROLES.")
+    ] = "reader",
+    as_json: Json = False,
+) -> None:
+    """Make an API key for a caller of the bridge.
+
+    Prints the key, which is kept nowhere, and the line with its hash for `STREAMS_API_KEYS_FILE`. To replace a key,
+    add the new line, hand out the new key, and take the old line away.
+    """
+    from agents.api_key import run
+
+    try:
+        code = run(_settings(), name, roles, as_json=as_json)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(code)
+
+
 app.add_typer(operate.dead_letters, name="dead-letters")
+app.add_typer(models.models, name="models")
 app.command()(operate.replay)
 
 

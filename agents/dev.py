@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agents import demo
-from agents.supervisor import Supervisor
+from agents.supervisor import Supervisor, free_port, is_free
 from streams import topics
 from streams.brokers.admin import provision
 from streams.brokers.embedded import EmbeddedBroker
@@ -18,7 +18,7 @@ from streams.settings import Settings
 
 
 def dev(settings: Settings, sentences: Path | None) -> int:
-    """Runs broker, worker and scorer; streams the file through when one is given. Returns the exit code.
+    """Runs broker, worker, scorer and bridge; streams the file through when one is given. Returns the exit code.
 
     On a terminal it serves until Ctrl-C; otherwise it ends after the demonstration, with 1 if anything is missing.
     """
@@ -38,12 +38,15 @@ async def _serve(settings: Settings, servers: str, sentences: Path | None, logs:
     async with Supervisor(logs, lambda line: console.print(f"[yellow]{line}")) as supervisor:
         supervisor.start("worker", ["worker"], environment)
         supervisor.start("scorer", ["score"], environment)
-        with console.status("Starting broker, worker and scorer; the model is loaded and checked ..."):
+        port = settings.http_port if settings.http_port and is_free(settings.http_port) else free_port()
+        supervisor.start("bridge", ["bridge"], {**environment, **_http(port)}, port)
+        with console.status("Starting broker, worker, scorer and bridge; the model is loaded and checked ..."):
             await supervisor.ready()
         _tell(console, supervisor, servers, logs)
         code = await demo.run(settings, servers, environment, sentences, console) if sentences else 0
         if sentences is None or sys.stdout.isatty():
-            console.print("\nServing until Ctrl-C.")
+            console.print("\nServing until Ctrl-C. Ask it over HTTP:\n")
+            console.print(f"  {_curl(port)}\n", soft_wrap=True, highlight=False, markup=False)
             await _interrupted()
         return code
 
@@ -61,6 +64,16 @@ async def _interrupted() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
+
+
+def _http(port: int) -> dict[str, str]:
+    return {"STREAMS_HTTP_HOST": "127.0.0.1", "STREAMS_HTTP_PORT": str(port), "STREAMS_AUTH": "off"}
+
+
+def _curl(port: int) -> str:
+    """A line for a shell that asks the bridge for a vector."""
+    url = f"http://127.0.0.1:{port}/v1/embeddings"
+    return f"""curl {url} -H 'Content-Type: application/json' -d '{{"input": "A new sentence."}}'"""
 
 
 def _tell(console: Console, supervisor: Supervisor, servers: str, logs: Path) -> None:

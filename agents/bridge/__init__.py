@@ -1,0 +1,1 @@
+"""The bridge: HTTP on one side, the stream on the other."""

@@ -1,0 +1,94 @@
+"""Serving the bridge over HTTP until it is told to leave: then nothing new, and an answer to all that was accepted."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+import uvloop
+
+from agents.bridge import wire
+from agents.bridge.app import Bridge, create
+from agents.clients import codec
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between "not ready any more" and the end of accepting: what balances the load needs them to notice.
+NOTICE = 1.0
+#: Seconds an idle connection is kept: longer than load balancers do, so that it is never us who close first.
+KEEP_ALIVE = 75
+#: Connections that the system may hold before we accept them.
+BACKLOG = 4096
+
+
+def bridge(settings: Settings) -> None:
+    """Serves until it is told to leave; raises SettingsError where settings do not fit together."""
+    with codec(settings) as coder:
+        uvloop.run(serve(Bridge(settings, coder)))
+
+
+async def serve(bridge: Bridge) -> None:
+    """Serves until SIGTERM or SIGINT; raises what ended the hearing of the stream, if that ever happens."""
+    server = _Server(_config(bridge))
+    async with bridge.running() as hearing:
+        serving = asyncio.get_running_loop().create_task(server.serve())
+        leaving = _Leaving(bridge, server)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, leaving.begin)
+        await asyncio.wait({serving, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        if hearing.done() and not serving.done():
+            log.critical("crashed", error=repr(hearing.exception()))
+            server.should_exit = True
+            await serving
+            hearing.result()
+        serving.result()
+
+
+class _Leaving:
+    """Not ready at once; a moment later, or at the second signal, nothing is accepted any more."""
+
+    def __init__(self, bridge: Bridge, server: uvicorn.Server) -> None:
+        self._bridge, self._server = bridge, server
+
+    def begin(self) -> None:
+        if self._bridge.leaving:
+            self._end()
+            return
+        log.info("leaving", in_flight=self._bridge.replies.asked)
+        self._bridge.leaving = True
+        asyncio.get_running_loop().call_later(NOTICE, self._end)
+
+    def _end(self) -> None:
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but for the signals, which are ours, and the port, which is told in our log."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def _log_started_message(self, listeners: object) -> None:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        log.info("serving", address=f"{host}:{port}")
+
+
+def _config(bridge: Bridge) -> uvicorn.Config:
+    settings = bridge.settings
+    return uvicorn.Config(
+        create(bridge),
+        host=settings.http_host,
+        port=settings.http_port,
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # ours has more in it
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.drain_timeout),
+        **wire.options(settings),
+    )
