@@ -7,11 +7,13 @@ time: only when the default model or the sentences change.
 
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streams.embedding import quality
 from streams.embedding.embedder import Embedder, Identity, ModelError, Vectors
 
 #: Cosine below which two vectors of one sentence are not the same.
@@ -24,19 +26,30 @@ class GoldenMismatch(ModelError):
     """The model loads but does not give the vectors it should; nothing it embeds can be trusted."""
 
 
-def check(embedder: Embedder) -> None:
+def sentences() -> list[str]:
+    """The golden sentences, of mixed lengths."""
+    found: list[str] = _golden()["sentences"]
+    return found
+
+
+def vectors(embedder: Embedder) -> Vectors:
+    """An embedder's vectors of the golden sentences, one at a time; shape (sentences, dimensions)."""
+    return quality.alone(embedder, sentences())
+
+
+def check(embedder: Embedder, own: Vectors | None = None) -> None:
     """Embed a few sentences, alone and as one batch of mixed lengths. Raises GoldenMismatch.
 
     Every model: vectors are finite, of unit length, and do not depend on their batch. A model with stored
-    vectors also: they match, cosine >= 0.9999. Takes about as long as ten single sentences.
+    vectors also: they match, cosine >= 0.9999; `own` are those that were stored when the model was prepared, for
+    models that have none here. Takes about as long as ten single sentences.
     """
-    sentences = _golden()["sentences"]
-    tokens = embedder.tokenise(sentences)
-    alone = np.concatenate([embedder.embed([one]) for one in tokens])
-    together = embedder.embed(tokens)
-    _check_rows(alone, (len(sentences), embedder.identity.dimensions))
+    alone = vectors(embedder)
+    together = embedder.embed(embedder.tokenise(sentences()))
+    _check_rows(alone, (len(sentences()), embedder.identity.dimensions))
     _compare(alone, together, "alone and in a batch")
     stored = stored_vectors(embedder.identity)
+    stored = own if stored is None else stored
     if stored is not None:
         _compare(alone, stored, "now and as stored")
 
@@ -46,8 +59,17 @@ def stored_vectors(identity: Identity) -> Vectors | None:
     golden = _golden()
     if (identity.digest, identity.precision, identity.prompt) != (golden["digest"], golden["precision"], ""):
         return None
-    rows = [np.frombuffer(base64.b64decode(vector), "<f4") for vector in golden["vectors"]]
-    return np.stack(rows).astype(np.float32)
+    return unpacked(golden["vectors"])
+
+
+def packed(rows: Iterable[Vectors]) -> list[str]:
+    """Vectors as text: float32, little-endian, base64."""
+    return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
+
+
+def unpacked(rows: Iterable[str]) -> Vectors:
+    """What was `packed`, shape (rows, dimensions)."""
+    return np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in rows]).astype(np.float32)
 
 
 def _check_rows(vectors: Vectors, shape: tuple[int, int]) -> None:
@@ -79,16 +101,15 @@ def _write() -> None:
 
     from streams.embedding.loader import DEFAULT_DIGEST, DEFAULT_MODEL, DEFAULT_REVISION, find
 
-    sentences = _golden()["sentences"]
     model = SentenceTransformer(str(find(DEFAULT_MODEL).folder), device="cpu", local_files_only=True)
-    vectors = [model.encode([sentence])[0].astype("<f4") for sentence in sentences]
+    rows = [model.encode([sentence])[0].astype("<f4") for sentence in sentences()]
     golden = {
         "model": DEFAULT_MODEL,
         "revision": DEFAULT_REVISION,
         "digest": DEFAULT_DIGEST,
         "precision": "float32",
-        "sentences": sentences,
-        "vectors": [base64.b64encode(vector.tobytes()).decode() for vector in vectors],
+        "sentences": sentences(),
+        "vectors": packed(rows),
     }
     _FILE.write_text(json.dumps(golden, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

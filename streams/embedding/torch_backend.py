@@ -1,34 +1,45 @@
 """A sentence-transformers model on torch: on the processor, or on a CUDA device when there is one."""
 
+import threading
 from collections.abc import Sequence
-from itertools import chain
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from joblib import cpu_count
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from streams.embedding import golden, quality
 from streams.embedding.embedder import Identity, ModelError, Tokens, Vectors
+from streams.embedding.processors import processors
+from streams.embedding.tokeniser import Padding, Tokeniser, pad
 
 #: Texts whose tokens must match the library's own: upper case, accents, several scripts, odd spaces.
 _PROBES = ("A Probe, LOUD and  spaced\tout.", "Größe naïve ﬁn", "日本語 и по-русски 🙂")
 #: What a model may be fed besides its ids and mask; anything else is a kind of model not served here.
 _KNOWN_FEATURES = {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length"}
-_HEAD = 64  # characters a token, far more than any language takes
 _LONGEST = 1_000_000  # a tokenizer without a limit reports a number far above this
+#: Two AVX2 cores: larger batches fall out of the caches, smaller ones pay the start of a batch too often.
+_BUDGET = 512
+#: A device with thousands of arithmetic units idles on small batches; two of these fit the smallest in use.
+_CUDA_BUDGET = 16_384
 
 
-def load_torch(folder: Path, *, name: str, revision: str, digest: str, threads: int = 0) -> "TorchEmbedder":
+def load_torch(
+    folder: Path, *, name: str, revision: str, digest: str, threads: int = 0, precision: str = "float32"
+) -> "TorchEmbedder":
     """Load a model's folder: safetensors only, none of its own code, no network. Raises ModelError.
 
-    `threads`: how many of the processor's to use, 0 for all that this process may use.
+    `threads`: how many of the processor's to use, 0 for all that this process may use. `precision`: float32, or on a
+    CUDA device float16.
     """
     transformers_logging.disable_progress_bar()  # standard error is for our logs
+    if precision == "float16" and not torch.cuda.is_available():
+        raise ModelError("model precision float16: needs a CUDA device, and there is none here")
     try:
         model = SentenceTransformer(
             str(folder),
@@ -37,9 +48,29 @@ def load_torch(folder: Path, *, name: str, revision: str, digest: str, threads: 
             local_files_only=True,
             model_kwargs={"use_safetensors": True},
         )
-        return TorchEmbedder(model, name=name, revision=revision, digest=digest, threads=threads or cpu_count())
+        embedder = TorchEmbedder(model, name=name, revision=revision, digest=digest, threads=threads or processors())
+        return embedder.halved() if precision == "float16" else embedder
     except Exception as error:  # a folder can be wrong in as many ways as the library has layers
         raise ModelError(f"{folder}: cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+class Rows(torch.nn.Module):
+    """A SentenceTransformer as one function of tensors: ids and mask, shape (rows, longest), give unit vectors."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        #: What the library feeds its model besides tensors.
+        self.constant: dict[str, Any] = {}
+        self._types = "token_type_ids" in model.tokenizer.model_input_names
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        features = {"input_ids": ids, "attention_mask": mask, **self.constant}
+        if self._types:
+            features["token_type_ids"] = torch.zeros_like(ids)
+        rows: torch.Tensor = self.model(features)["sentence_embedding"]
+        # A model without a normalising module of its own gets one here; for others this changes nothing.
+        return torch.nn.functional.normalize(rows.float(), dim=1)
 
 
 class TorchEmbedder:
@@ -48,47 +79,39 @@ class TorchEmbedder:
     Its own modules pool and normalise; only tokenising and padding are done here, so that a text is
     tokenised once, off the loop, and a batch is padded to its own longest text. On the processor torch gets one thread
     and callers bring theirs: several small batches side by side beat one batch on several threads (1.9 against 1.7
-    times `encode` on two cores), and much more so where another process wants a core, too.
+    times `encode` on two cores), and much more so where another process wants a core, too. On a CUDA device two
+    callers have a stream each: while one batch is computed, the next is padded and copied.
     """
-
-    #: Two AVX2 cores: larger batches fall out of the caches, smaller ones pay the start of a batch too often.
-    token_budget = 512
 
     def __init__(self, model: Any, *, name: str, revision: str, digest: str, threads: int = 1) -> None:
         """Take over a loaded SentenceTransformer. Raises ModelError if its kind of input is not served."""
         self._model = model.float().eval()
-        self.concurrency = 1
-        if model.device.type == "cpu":
-            self.concurrency = threads
+        self._device = model.device
+        self._streams = threading.local()
+        if self._cuda:
+            self.concurrency, self.token_budget = 2, _CUDA_BUDGET
+        else:
+            self.concurrency, self.token_budget = threads, _BUDGET
             torch.set_num_threads(1)
-        self._prompt = model.prompts.get(model.default_prompt_name) or ""
-        self._limit = _longest(model)
-        self._tokenizer = _own_tokenizer(model, self._limit)
-        self._pad_id = model.tokenizer.pad_token_id or 0
-        self._pad_left = model.tokenizer.padding_side == "left"
-        self._constant = self._checked_features()
+        prompt = model.prompts.get(model.default_prompt_name) or ""
+        limit = _longest(model)
+        #: The tokenizer as this embedder uses it, and what pads a batch: for whoever prepares the model for others.
+        self.tokenizer = _own_tokenizer(model, limit)
+        self.padding = Padding(model.tokenizer.pad_token_id or 0, left=model.tokenizer.padding_side == "left")
+        self.tokenise = Tokeniser(self.tokenizer, prompt=prompt, limit=limit)
+        #: The model itself, from ids and mask to unit vectors.
+        self.rows = Rows(self._model)
+        self.rows.constant = self._checked_features(prompt)
         self.identity = Identity(
             name=name,
             revision=revision,
             digest=digest,
             precision="float32",
-            prompt=self._prompt,
+            prompt=prompt,
             pooling="+".join(_describe(module) for module in list(model)[1:]),
             dimensions=self._forward(self.tokenise(_PROBES)).shape[1],
-            max_tokens=self._limit,
+            max_tokens=limit,
         )
-
-    def tokenise(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of each text, in order; the work is outside Python's lock.
-
-        A document is read only as far as it matters: its head first, all of it if the head was not enough.
-        """
-        head = _HEAD * self._limit
-        found = self._encode([text[:head] for text in texts])
-        for row, text in enumerate(texts):
-            if len(text) > head and not found[row].truncated:
-                found[row] = self._encode([text])[0]
-        return found
 
     def embed(self, batch: Sequence[Tokens]) -> Vectors:
         """Unit vectors, shape (len(batch), dimensions). Raises MemoryError if the batch is too large."""
@@ -101,29 +124,45 @@ class TorchEmbedder:
                 raise
             raise MemoryError(f"no memory for a batch of {len(batch)} texts") from error
 
-    def _encode(self, texts: list[str]) -> list[Tokens]:
-        prompted = [self._prompt + text for text in texts] if self._prompt else texts
-        return [_tokens(encoding, self._limit) for encoding in self._tokenizer.encode_batch_fast(prompted)]
+    def halved(self) -> "TorchEmbedder":
+        """The same embedder in float16, which replaces this one. Raises ModelError where its quality is too low."""
+        sentences = golden.sentences()
+        exact = self.embed(self.tokenise(sentences))
+        self._model.half()
+        if self._cuda:
+            torch.cuda.synchronize(self._device)  # else another stream could read weights that are half written
+        self.identity = replace(self.identity, precision="float16")
+        quality.measure(self, sentences, exact).check()
+        return self
+
+    @property
+    def _cuda(self) -> bool:
+        return bool(self._device.type == "cuda")
 
     def _forward(self, batch: Sequence[Tokens]) -> Vectors:
-        with torch.inference_mode():
-            rows = self._model(self._features(batch))["sentence_embedding"]
-            # A model without a normalising module of its own gets one here; for others this changes nothing.
-            vectors: Vectors = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
+        with torch.inference_mode(), self._stream():
+            ids, mask = (self._sent(array) for array in pad(batch, self.padding))
+            vectors: Vectors = self.rows(ids, mask).cpu().numpy()  # waits for this stream only
         return vectors
 
-    def _features(self, batch: Sequence[Tokens]) -> dict[str, Any]:
-        """The batch as the model takes it: ids and mask, shape (rows, longest), int64."""
-        ids, mask = _pad(batch, self._pad_id, left=self._pad_left)
-        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        if "token_type_ids" in self._model.tokenizer.model_input_names:
-            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
-        return {key: value.to(self._model.device) for key, value in features.items()} | self._constant
+    def _sent(self, array: Any) -> torch.Tensor:
+        """The array on the model's device; to a CUDA device it is copied while the processor goes on."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor
 
-    def _checked_features(self) -> dict[str, Any]:
+    def _stream(self) -> AbstractContextManager[Any]:
+        """On a CUDA device the calling thread's own stream."""
+        if not self._cuda:
+            return nullcontext()
+        if not hasattr(self._streams, "own"):
+            self._streams.own = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._streams.own.wait_stream(torch.cuda.current_stream(self._device))
+        return torch.cuda.stream(self._streams.own)
+
+    def _checked_features(self, prompt: str) -> dict[str, Any]:
         """What the library feeds its model besides tensors, after checking that our tokens equal its own."""
         for text, tokens in zip(_PROBES, self.tokenise(_PROBES), strict=True):
-            theirs = self._model.preprocess([text], prompt=self._prompt or None)
+            theirs = self._model.preprocess([text], prompt=prompt or None)
             unknown = theirs.keys() - _KNOWN_FEATURES
             if unknown:
                 raise ModelError(f"this kind of model is not served: it also reads {sorted(unknown)}")
@@ -149,22 +188,6 @@ def _own_tokenizer(model: Any, limit: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(limit, direction=model.tokenizer.truncation_side)
     return tokenizer
-
-
-def _tokens(encoding: Encoding, limit: int) -> Tokens:
-    ids = tuple(encoding.ids)
-    # Asking for what was cut off copies it, so only a text of full length is asked.
-    return Tokens(ids, truncated=len(ids) == limit and bool(encoding.overflowing))
-
-
-def _pad(batch: Sequence[Tokens], pad_id: int, *, left: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids padded to the longest text of the batch, and the mask of what is real."""
-    lengths = np.fromiter(map(len, batch), np.int64, len(batch))
-    mask = np.arange(max(lengths.max(), 1)) < lengths[:, None]
-    mask = mask[:, ::-1] if left else mask
-    ids = np.full(mask.shape, pad_id, np.int64)
-    ids[mask] = np.fromiter(chain.from_iterable(tokens.ids for tokens in batch), np.int64, lengths.sum())
-    return ids, mask.astype(np.int64)
 
 
 def _describe(module: Any) -> str:

@@ -7,6 +7,10 @@ from typing import Any
 
 from streams.embedding.embedder import ModelError
 
+#: Configuration, vocabularies and safetensors; pickles and code are never even downloaded.
+WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")
+#: Folders in which a repository may keep the same model for other libraries.
+EXPORTS = ("onnx/", "openvino/")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -21,8 +25,16 @@ def digest(folder: Path) -> str:
     """
     files = weight_files(folder)
     if len(files) == 1:
-        return _sha256(files[0])
-    listing = "".join(f"{file.relative_to(folder).as_posix()} {_sha256(file)}\n" for file in files)
+        return sha256(files[0])
+    listing = "".join(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 (hex) over everything that decides what the model gives: weights, configuration, vocabulary."""
+    files = {file for pattern in WANTED for file in folder.rglob(pattern)}
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    listing = "".join(f"{name} {sha256(folder / name)}\n" for name in names if not name.startswith(EXPORTS))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
@@ -77,6 +89,7 @@ def _read(file: Path) -> Any:
         raise ModelError(f"{file}: not JSON: {error}") from None
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """sha256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
