@@ -10,8 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from fastavro import parse_schema, schemaless_reader
+from numpy.typing import NDArray
 
 from streams.settings import Settings
 from tests.support.kafka import unique
@@ -22,8 +24,13 @@ FRAME = 10
 #: Seconds without a single record after which a topic counts as unreadable.
 PATIENCE = 60.0
 
+#: The reason of a dead letter that holds, instead of a record, the batch it could not be got out of.
+SEALED = "unreadable-batch"
+
 #: Where a request lies: partition and offset.
 Place = tuple[int, int]
+#: Digest and, where it counts, vector of the first answer to a request.
+First = tuple[bytes, NDArray[np.float64] | None]
 
 
 def _schema(name: str) -> Any:
@@ -43,6 +50,8 @@ class Audit:
     #: The reason of each dead letter.
     letters: dict[Place, str] = field(default_factory=dict)
     letter_counts: Counter[Place] = field(default_factory=Counter)
+    #: Least cosine between two answers to one request, where they need not have the same bytes.
+    cosine: float = 1.0
     #: What must never be, in words: repeats that differ, answers to nobody, altered bytes.
     wrong: list[str] = field(default_factory=list)
 
@@ -61,27 +70,37 @@ class Audit:
         return str(_decoded(self.requests[place], SENTENCE)["text"])
 
 
-def audit(settings: Settings, *, mutated: bool = False) -> Audit:
-    """Reads requests, embeddings and dead letters to their ends; `mutated` requests are not compared with answers."""
+def audit(settings: Settings, *, mutated: bool = False, exact: bool = True) -> Audit:
+    """Reads requests, embeddings and dead letters to their ends.
+
+    `mutated` requests are not compared with answers. Where the model is not `exact`, the vectors of repeats are
+    compared by their cosine and not by their bytes.
+    """
     found = Audit()
     for message in read(settings.bootstrap_servers, settings.topic_requests):
         found.requests[message.partition(), message.offset()] = message.value()
-    digests: dict[Place, bytes] = {}
+    firsts: dict[Place, First] = {}
     for message in read(settings.bootstrap_servers, settings.topic_embeddings):
-        _answer(found, message, digests, mutated)
+        _answer(found, message, firsts, mutated, exact)
     for message in read(settings.bootstrap_servers, settings.topic_dead_letters):
         _letter(found, message)
     return found
 
 
-def _answer(found: Audit, message: Message, digests: dict[Place, bytes], mutated: bool) -> None:
+def _answer(found: Audit, message: Message, firsts: dict[Place, First], mutated: bool, exact: bool) -> None:
     embedding = _decoded(message.value(), EMBEDDING)
     place = embedding["source"]["partition"], embedding["source"]["offset"]
-    digest = _digest(message, embedding["embedded_at"])
+    digest = _digest(message, embedding, exact)
+    vector = None if exact else np.array(embedding["vector"])
+    first, first_vector = firsts.setdefault(place, (digest, None))
+    if vector is not None and first_vector is not None:
+        found.cosine = min(found.cosine, _cosine(vector, first_vector))
+    elif vector is not None:
+        firsts[place] = first, vector
     found.answers[place] += 1
     if place not in found.requests:
         found.wrong.append(f"an answer to {place}, which nobody asked")
-    elif digests.setdefault(place, digest) != digest:
+    elif first != digest:
         found.wrong.append(f"two different answers to {place}")
     elif not mutated:
         sentence = _decoded(found.requests[place], SENTENCE)
@@ -89,11 +108,21 @@ def _answer(found: Audit, message: Message, digests: dict[Place, bytes], mutated
             found.wrong.append(f"{place} has the answer of another")
 
 
-def _digest(message: Message, embedded_at: int) -> bytes:
-    """The bytes of a result and its headers, all but when it was made."""
-    head, _, vector = message.value().rpartition(_varint(embedded_at))  # that of the source comes earlier
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _digest(message: Message, embedding: Any, exact: bool) -> bytes:
+    """The bytes of a result and its headers, all but when and whether it was made anew and, unless `exact`, its vector.
+
+    A repeat may come from the cache: `cached` is the byte before the source.
+    """
+    head, _, vector = message.value().rpartition(_varint(embedding["embedded_at"]))  # that of the source comes earlier
+    source = _source(embedding["source"])
+    assert head.endswith(bytes([embedding["cached"]]) + source)
+    head = head[: -len(source) - 1] + source
     headers = [pair for pair in message.headers() or () if pair[0] != "ce_time"]
-    return hashlib.sha256(head + vector + repr((message.key(), headers)).encode()).digest()
+    return hashlib.sha256(head + (vector if exact else b"") + repr((message.key(), headers)).encode()).digest()
 
 
 def _letter(found: Audit, message: Message) -> None:
@@ -101,12 +130,19 @@ def _letter(found: Audit, message: Message) -> None:
     place = int(headers["__connect.errors.partition"]), int(headers["__connect.errors.offset"])
     found.letters[place] = headers["reason"].decode()
     found.letter_counts[place] += 1
-    if found.requests.get(place) != message.value():
+    if found.letters[place] != SEALED and found.requests.get(place) != message.value():
         found.wrong.append(f"the dead letter of {place} has other bytes")
 
 
 def _decoded(value: bytes, schema: Any) -> Any:
     return schemaless_reader(BytesIO(value[FRAME:]), schema, None)
+
+
+def _source(source: Any) -> bytes:
+    topic = source["topic"].encode()
+    return (
+        _varint(len(topic)) + topic + b"".join(_varint(source[name]) for name in ("partition", "offset", "timestamp"))
+    )
 
 
 def _varint(number: int) -> bytes:
@@ -127,6 +163,7 @@ def read(servers: str, topic: str) -> Iterator[Message]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "receive.message.max.bytes": 1_000_000_000,  # else it unpacks no more than 100 MB
             "log_level": 0,
         }
     )

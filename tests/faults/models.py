@@ -1,5 +1,6 @@
 """Faults of the model, and of records."""
 
+import math
 import random
 import time
 from collections import Counter
@@ -7,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.audit import Audit
-from tests.faults.scene import MB, Outcome, Scene, Size, memory
+from tests.faults.scene import MB, Outcome, Scene, Size, memory, peak
 from tests.support.kafka import HasBrokers
 from tests.support.stream import encoded
 from tests.unit.schemas.test_codec_hostile import BYTES, mutated  # the same damage, on its way through Kafka
 
 #: Seconds that a record alone may hold up its neighbours before the stream counts as stuck.
 ISOLATION = 180.0
+#: Deaths over a record before it is found; each of a hanging model takes as long as liveness allows.
+DEATHS = 6
+POISONED = "tests.faults.poisoned_worker"
 #: Seconds after the stall time within which liveness must have failed.
 SLACK = 15.0
 
@@ -34,7 +38,7 @@ def hangs(kafka: HasBrokers, folder: Path, size: Size, delivery: str) -> Outcome
 def _isolated(scene: Scene, size: Size, word: str) -> Outcome:
     scene.send(size.records, {size.records // 2: f"This one will {word} at once"})
     watcher = Supervisor(scene)
-    scene.finish(watcher.tend, ISOLATION)
+    scene.finish(watcher.tend, ISOLATION + DEATHS * size.seconds)
     found = scene.audit()
     _assert_dead(found, {word: "killer"})
     assert watcher.slowest <= size.seconds + SLACK, f"liveness failed only after {watcher.slowest:.0f} s"
@@ -53,7 +57,7 @@ class Supervisor:
         self._start()
 
     def _start(self) -> None:
-        self._worker = self._scene.start(poisoned=True)
+        self._worker = self._scene.start(POISONED)
         self._ready = False
 
     def tend(self) -> None:
@@ -74,7 +78,7 @@ def fails(kafka: HasBrokers, folder: Path, size: Size, delivery: str) -> Outcome
     reasons = {"fail": "embedding-failed", "exhaust": "embedding-failed", "spoil": "embedding-failed"}
     words = {size.records // 10 * step: f"This one will {word}" for step, word in enumerate(reasons)}
     with Scene(kafka.bootstrap_servers, folder, delivery=delivery) as scene:
-        worker = scene.start(poisoned=True)
+        worker = scene.start(POISONED)
         scene.send(size.records, words)
         scene.finish()
         found = scene.audit()
@@ -85,15 +89,35 @@ def fails(kafka: HasBrokers, folder: Path, size: Size, delivery: str) -> Outcome
 
 
 def poison(kafka: HasBrokers, folder: Path, size: Size, delivery: str) -> Outcome:
-    """One text in all raises: it is the only dead letter, and everybody else is answered."""
+    """One text in a thousand raises: these are the only dead letters, everybody else is answered, at little cost."""
+    words = dict.fromkeys(range(333, size.records, 1000), "This one will fail")
     with Scene(kafka.bootstrap_servers, folder, delivery=delivery) as scene:
-        scene.start(poisoned=True)
-        scene.send(size.records, {size.records // 3: "This one will fail"})
+        scene.send(size.records, words)
+        worker = scene.start(POISONED)
         scene.finish()
+        calls = [line["rows"] for line in worker.lines() if line["event"] == "model-call"]
+        batches = worker.metrics()['streams_batch_rows_count{stage="embed"}'] - len(words)  # each has a second try
         found = scene.audit()
         assert found.repeated == 0
         _assert_dead(found, {"fail": "embedding-failed"})
-        return scene.outcome(found, "1 dead letter, byte for byte")
+        extra, most = len(calls) - batches, len(words) * (2 * math.ceil(math.log2(max(calls))) + 1)
+        assert extra <= most, f"{extra} extra calls of the model"
+        note = f"{len(words)} dead letters, {extra:.0f} extra calls of the model, {max(calls)} texts a call at most"
+        return scene.outcome(found, note)
+
+
+def crawls(kafka: HasBrokers, folder: Path, size: Size, delivery: str) -> Outcome:
+    """The model is slow and moves: a batch takes nearly as long as may be, many of them far longer, and it lives."""
+    settings = {"stall_seconds": size.seconds, "token_budget": 64}
+    words = {number: f"Number {number} will crawl" for number in range(size.records)}
+    with Scene(kafka.bootstrap_servers, folder, delivery=delivery, **settings) as scene:
+        scene.send(size.records, words)
+        watcher = Supervisor(scene)
+        scene.finish(watcher.tend)
+        found = scene.audit()
+        assert watcher.deaths == 0, "a worker was killed that was only slow"
+        assert found.repeated == 0
+        return scene.outcome(found, f"never called dead, {size.seconds:g} s without progress being allowed")
 
 
 def _assert_dead(found: Audit, reasons: dict[str, str]) -> None:
@@ -107,22 +131,16 @@ def _assert_dead(found: Audit, reasons: dict[str, str]) -> None:
 
 def hostile(kafka: HasBrokers, folder: Path, size: Size, delivery: str) -> Outcome:
     """Requests are damaged in every way: each is a dead letter or, where it still is a record, answered."""
-    with Scene(kafka.bootstrap_servers, folder, delivery=delivery) as scene:
+    with Scene(kafka.bootstrap_servers, folder, delivery=delivery, dead_letter_limit="none") as scene:
         worker = scene.start()
         scene.send(1000)
         scene.await_results(1000)
-        before = most = memory(worker)
-        for number, value in enumerate(_damaged(size.records)):
+        before = memory(worker)
+        for value in _damaged(size.records):
             scene.produce(value)
-            if number % 10_000 == 0:
-                most = max(most, memory(worker))
         scene.flush()
-
-        def look() -> None:
-            nonlocal most
-            most = max(most, memory(worker))
-
-        scene.finish(look)
+        scene.finish()
+        most = peak(worker)
         assert worker.running
         found = scene.audit(mutated=True)
         assert found.repeated == 0

@@ -1,5 +1,6 @@
 """The scene of a fault: a stream under load, a watch that counts its results as they come, and the final audit."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from tests.support.stream import Program, Stream, encoded
 MB = 1024 * 1024
 #: Seconds without a result, while nothing is broken any more, after which a stream has failed.
 PATIENCE = 90.0
-LAUNCHER = "tests.faults.poisoned_worker"
+#: Least cosine between two answers of the real model to one request.
+ALIKE = 0.99999
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,20 @@ class Scene:
         self.settings = self.stream.settings
         self.watch = Watch(servers, (self.settings.topic_embeddings, self.settings.topic_dead_letters))
         self.recovery = 0.0
-        self._sent = 0
-        self._settings = {"bootstrap.servers": servers, "enable.idempotence": True, "linger.ms": 5, "log_level": 0}
-        self._producer = Producer({**self._settings, "queue.buffering.max.messages": 2_000_000})
+        #: Requests that are to be found in the end.
+        self.sent = 0
+        self._producer = Producer(
+            {
+                "bootstrap.servers": servers,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "queue.buffering.max.messages": 2_000_000,
+                "queue.buffering.max.kbytes": 2_000_000,
+                "message.max.bytes": 1_000_000_000,  # what is too large is the topic's to say
+                "compression.type": "zstd",
+                "log_level": 0,
+            }
+        )
 
     def __enter__(self) -> "Scene":
         return self
@@ -114,22 +127,22 @@ class Scene:
 
     # -- load -------------------------------------------------------------------------------------------------
 
-    def start(self, *, poisoned: bool = False, **settings: str | int | float) -> Program:
-        """Starts a worker without waiting; a poisoned one has the model of `tests.faults.poisoned_worker`."""
-        return self.stream.start("worker", LAUNCHER if poisoned else "agents.cli", **settings)
+    def start(self, module: str = "agents.cli", **settings: str | int | float) -> Program:
+        """Starts a worker without waiting; `module` is what runs it."""
+        return self.stream.start("worker", module, **settings)
 
     def send(self, count: int, words: Mapping[int, str] = {}) -> None:
         """Produces so many sentences; `words` has the text of some, by their number in this call."""
         for number in range(count):
             fields = {"text": words[number]} if number in words else {}
-            self.produce(encoded(self._sent, **fields))
+            self.produce(encoded(self.sent, **fields))
         self.flush()
 
-    def produce(self, value: bytes) -> None:
+    def produce(self, value: bytes, key: bytes | None = None) -> None:
         """Produces one request, without waiting for it."""
-        self._producer.produce(self.settings.topic_requests, value=value)
+        self._producer.produce(self.settings.topic_requests, value, key)
         self._producer.poll(0)
-        self._sent += 1
+        self.sent += 1
 
     def flush(self) -> None:
         """Waits until the broker has what was produced."""
@@ -143,7 +156,7 @@ class Scene:
         def run() -> None:
             while not ends.wait(0.05):
                 for _ in range(rate // 20):
-                    self.produce(encoded(self._sent))
+                    self.produce(encoded(self.sent))
 
         thread = Thread(target=run)
         thread.start()
@@ -191,10 +204,11 @@ class Scene:
 
     def audit(self, *, mutated: bool = False) -> Audit:
         """Reads everything back; fails where anything is wrong that no fault excuses."""
-        found = audit(self.settings, mutated=mutated)
-        assert len(found.requests) == self._sent
+        found = audit(self.settings, mutated=mutated, exact=self.settings.model == "deterministic")
+        assert len(found.requests) == self.sent
         assert not found.wrong, found.wrong[:5]
-        assert found.lost == 0, f"{found.lost} of {self._sent} are lost"
+        assert found.lost == 0, f"{found.lost} of {self.sent} are lost"
+        assert found.cosine >= ALIKE, f"two answers of the model have a cosine of {found.cosine}"
         return found
 
     def outcome(self, found: Audit, note: str = "") -> Outcome:
@@ -207,3 +221,16 @@ class Scene:
 def memory(program: Program) -> int:
     """Resident bytes of a process."""
     return int(psutil.Process(program.pid).memory_info().rss)
+
+
+def peak(program: Program) -> int:
+    """The most resident bytes a process ever had; those of now where the system does not say."""
+    status = Path(f"/proc/{program.pid}/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else memory(program)
+
+
+def processor(program: Program) -> float:
+    """Seconds of processor time a process has used."""
+    times = psutil.Process(program.pid).cpu_times()
+    return float(times.user + times.system)

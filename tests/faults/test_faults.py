@@ -18,7 +18,7 @@ def test_a_fault_loses_nothing(kafka: Kafka, tmp_path: Path, fault: Fault) -> No
     print(fault.run(kafka, tmp_path, fault.short))
 
 
-@pytest.mark.parametrize("fault", [fault for fault in ALL if fault.cluster], ids=ids)
+@pytest.mark.parametrize("fault", [fault for fault in ALL if fault.cluster and not fault.only_long], ids=ids)
 def test_a_fault_of_three_brokers_loses_nothing(kafka_cluster: KafkaCluster, tmp_path: Path, fault: Fault) -> None:
     """The same where one of three brokers is at fault."""
     print(fault.run(kafka_cluster, tmp_path, fault.short))
