@@ -1,0 +1,85 @@
+{{- define "labels" -}}
+app.kubernetes.io/name: sentence-streams
+app.kubernetes.io/part-of: sentence-streams
+{{- end }}
+
+{{- /* Labels of a component: (list . "worker") */ -}}
+{{- define "component" -}}
+{{ include "labels" (index . 0) }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "managed" -}}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{- define "config" -}}
+{{- range $name, $value := .Values.config }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- if .Values.saslTls.enabled }}
+STREAMS_KAFKA_SECURITY_PROTOCOL: SASL_SSL
+STREAMS_KAFKA_SASL_MECHANISM: {{ .Values.saslTls.mechanism }}
+STREAMS_KAFKA_SASL_PASSWORD_FILE: /run/secrets/kafka/password
+STREAMS_KAFKA_SSL_CAFILE: /run/secrets/kafka/ca.crt
+{{- end }}
+{{- end }}
+
+{{- /* What all pods have in common, beside their containers. */ -}}
+{{- define "pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- /* What all containers have in common. */ -}}
+{{- define "container" -}}
+name: sentence-streams
+image: {{ include "image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "kafka.env" -}}
+{{- if .Values.saslTls.enabled }}
+- name: STREAMS_KAFKA_SASL_USERNAME
+  valueFrom: {secretKeyRef: {name: {{ .Values.saslTls.secretName }}, key: username}}
+{{- end }}
+{{- end }}
+
+{{- define "mounts" -}}
+- {name: tmp, mountPath: /tmp}
+{{- if .Values.saslTls.enabled }}
+- {name: kafka, mountPath: /run/secrets/kafka, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 256Mi}
+{{- if .Values.saslTls.enabled }}
+- name: kafka
+  secret: {secretName: {{ .Values.saslTls.secretName }}, defaultMode: 0440}
+{{- end }}
+{{- end }}

@@ -1,0 +1,1 @@
+"""What an operator is handed, checked with the tools of the people who run clusters."""
