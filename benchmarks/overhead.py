@@ -50,7 +50,8 @@ def cpu_per_record(program: Program, servers: str, records: int, folder: Path, p
     provision(servers, [TopicSpec(name, partitions, 1, {}) for name in (source, target, f"{tag}-dead")])
     _fill(servers, source, records + WARM)
     environment = {
-        "PYTHONPATH": str(ROOT), "SERVERS": servers, "SOURCE": source, "TARGET": target, "RESULT_BYTES": str(RESULT_BYTES),
+        "PYTHONPATH": str(ROOT), "RESULT_BYTES": str(RESULT_BYTES),
+        "SERVERS": servers, "SOURCE": source, "TARGET": target,
         "STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_GROUP": tag, "STREAMS_LANES": "bulk",
         "STREAMS_TOPIC_REQUESTS": source, "STREAMS_TOPIC_EMBEDDINGS": target, "STREAMS_HEALTH_PORT": "0",
     }  # fmt: skip
