@@ -42,6 +42,11 @@ LEAVE_SLACK = 5.0
 UNPACKED = 10
 
 
+#: Seconds that a seek may take: it waits for the broker, as long as that takes. Faust would end its recovery task for
+#: good where it took longer, and the worker would stand still as a member of its group.
+FOREVER = 10 * 365 * 86_400
+
+
 class _ConsumerOnly(BootStrategy):
     """Faust's own producer is not started: results go out through ours, which waits for receipts."""
 
@@ -183,6 +188,7 @@ def _app(settings: Settings, group: str, pipeline: Pipeline[Any], metrics: Metri
         broker_session_timeout=settings.session_timeout,
         broker_heartbeat_interval=settings.session_timeout / 4,
         broker_commit_interval=settings.commit_interval,
+        broker_request_timeout=FOREVER,
         broker_rebalance_timeout=settings.drain_timeout + settings.session_timeout,
         stream_buffer_maxsize=CHANNEL_FETCHES,
     )

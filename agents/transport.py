@@ -199,7 +199,14 @@ class Consumer(driver.Consumer):
             fetch = await self._fetch(topic)
             if fetch and epoch == pipeline.epoch and (fetch.records or (epoch, fetch.positions) != sent):
                 sent = epoch, fetch.positions
-                await channel.send(value=fetch._replace(epoch=epoch))
+                try:
+                    await channel.send(value=fetch._replace(epoch=epoch))
+                except asyncio.CancelledError:
+                    # A rebalance empties the channel and cancels whoever waits for room in it. That fetch is void, and
+                    # the lane goes on; only the cancellation of this very task ends it.
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
 
     async def _fetch(self, topic: str) -> Fetch | None:
         self._fetching.add(topic)
@@ -231,7 +238,10 @@ class Consumer(driver.Consumer):
         """
         self._between = True
         self.stop_flow()
-        await super().on_partitions_revoked(revoked)
+        if self.app.should_stop:  # Faust would close the connection here, before what is out has been committed
+            await self.wait_empty()
+        else:
+            await super().on_partitions_revoked(revoked)
         await self.app.publisher.assign(())
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

@@ -165,6 +165,10 @@ class TransactionalPublisher:
                     await close(producer)
                     raise PartitionLost(f"{source.topic}/{source.partition}: {error!r}") from error
                 except KafkaError as error:
+                    if type(error) is KafkaError:  # the producer's own sender gave up: it will not send again
+                        self._producers.pop(source, None)
+                        await close(producer)
+                        raise PartitionLost(f"{source.topic}/{source.partition}: {error!r}") from error
                     raise BrokerUnavailable(str(error) or repr(error)) from error
 
     def _producer_of(self, source: TopicPartition) -> AIOKafkaProducer:

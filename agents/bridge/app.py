@@ -71,6 +71,7 @@ class Bridge:
         self.operations = Operations(self.stores.results)
         self.limits = RateLimits.from_settings(settings)
         self.admission = Admission(settings.max_inflight_tokens)
+        self.metrics.waiting.set_function(lambda: self.admission.in_flight)
         self.authenticator = Authenticator.from_settings(settings)
         #: Whether it was told to leave: it answers what comes, but asks for nothing more to come.
         self.leaving = False
@@ -123,7 +124,7 @@ class Bridge:
 
     def started(self) -> tuple[bool, str]:
         """Whether it was connected once."""
-        hears = self.replies.hears
+        hears = self.replies.hears.is_set()
         return hears, "it hears its replies" if hears else "not connected to the brokers yet"
 
 

@@ -24,6 +24,17 @@ class BridgeMetrics(Metrics):
             registry=self.registry,
         )
         self.in_flight = Gauge("streams_http_in_flight", "Requests that are not answered yet.", registry=self.registry)
+        self.problems = Counter(
+            "streams_http_problems",
+            "Problems answered, by their kind: rate-limited and overloaded are what was shed.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "streams_http_waiting_tokens",
+            "Tokens that wait for their answers, as admission counts.",
+            registry=self.registry,
+        )
         self.steps = Histogram(
             "streams_http_step_seconds",
             "Seconds of a request's slowest sentence in a step: queue, tokenise and embed in the worker, ask in all.",

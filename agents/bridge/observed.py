@@ -68,6 +68,8 @@ class Observed:
         for step, took in note.steps.items():
             self._metrics.steps.labels(step).observe(took)
         state = scope["state"]
+        if "problem" in state:
+            self._metrics.problems.labels(state["problem"].partition(":")[0]).inc()
         if not scope["path"].startswith(QUIET):
             name = f"{scope['method']} {route}"
             self._tracing.answered(name, status, state["trace"], state["caller_trace"], seconds)

@@ -16,7 +16,7 @@ from aiokafka.structs import TopicPartition
 from agents.bridge.metrics import BridgeMetrics
 from schemas import headers
 from schemas.codec import Codec
-from schemas.errors import Reject, Retry, StreamsError
+from schemas.errors import Expired, Reject, Retry, StreamsError
 from schemas.headers import Header, Results
 from schemas.records import Reply, Sentence, Served
 from streams.publisher import KafkaPublisher
@@ -99,8 +99,8 @@ class Replies:
         self._partition = settings.reply_partition
         self._inline = settings.schema_registry_url is None  # without a registry decoding never blocks
         self._heard = float("-inf")
-        #: Whether it was ever connected.
-        self.hears = False
+        #: Set once it hears its partition: before that nobody can be told where to answer.
+        self.hears = asyncio.Event()
         #: What the last answer said is served; None before the first.
         self.served: Served | None = None
 
@@ -215,7 +215,7 @@ class Replies:
         consumer.assign([partition])
         await consumer.seek_to_end(partition)
         await consumer.position(partition)  # only from here on is an answer sure to be heard
-        self.hears = True
+        self.hears.set()
         log.info("replies", topic=topic, partition=self._partition)
 
     async def _take(self, records: Sequence[ConsumerRecord]) -> None:
@@ -231,7 +231,9 @@ class Replies:
             if reply is None:
                 self._metrics.replies.labels("unreadable").inc()
                 continue
-            self._heard, self.served = time.monotonic(), reply.served
+            self.served = reply.served
+            if reply.error is None or reply.error.reason != Expired.reason:  # too late: that proves nothing
+                self._heard = time.monotonic()
             self._metrics.replies.labels("taken" if asking.settle(index, reply) else "repeated").inc()
 
     def _ours(self, record: ConsumerRecord) -> tuple[_Asking, int, ConsumerRecord] | None:
@@ -255,6 +257,7 @@ class Replies:
 
     async def _probe(self) -> None:
         """Asks now and then whether anybody is there, unless callers just heard so."""
+        await self.hears.wait()
         while True:
             if time.monotonic() - self._heard >= PROBE:
                 try:

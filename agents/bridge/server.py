@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import uvloop
 from agents.bridge import wire
 from agents.bridge.app import Bridge, create
 from agents.clients import codec
-from streams.settings import Settings
+from streams.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -27,14 +28,16 @@ BACKLOG = 4096
 def bridge(settings: Settings) -> None:
     """Serves until it is told to leave; raises SettingsError where settings do not fit together."""
     with codec(settings) as coder:
-        uvloop.run(serve(Bridge(settings, coder)))
+        made = Bridge(settings, coder)
+        with _listening(settings) as port:
+            uvloop.run(serve(made, port))
 
 
-async def serve(bridge: Bridge) -> None:
+async def serve(bridge: Bridge, port: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; raises what ended the hearing of the stream, if that ever happens."""
     server = _Server(_config(bridge))
     async with bridge.running() as hearing:
-        serving = asyncio.get_running_loop().create_task(server.serve())
+        serving = asyncio.get_running_loop().create_task(server.serve([port]))
         leaving = _Leaving(bridge, server)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, leaving.begin)
@@ -66,23 +69,30 @@ class _Leaving:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, but for the signals, which are ours, and the port, which is told in our log."""
+    """uvicorn's, but for the signals, which are ours."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def _log_started_message(self, listeners: object) -> None:
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log.info("serving", address=f"{host}:{port}")
+
+def _listening(settings: Settings) -> socket.socket:
+    """Returns the socket, listening; raises SettingsError where that is not possible."""
+    host, port = settings.http_host, settings.http_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        why = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise SettingsError(f"STREAMS_HTTP_HOST, STREAMS_HTTP_PORT: {why}") from None
+    log.info("listening", address="{}:{}".format(*listening.getsockname()[:2]))
+    return listening
 
 
 def _config(bridge: Bridge) -> uvicorn.Config:
     settings = bridge.settings
     return uvicorn.Config(
         create(bridge),
-        host=settings.http_host,
-        port=settings.http_port,
         lifespan="off",
         log_config=None,
         access_log=False,  # ours has more in it

@@ -292,7 +292,9 @@ def test_memory_and_redis_tell_the_same_story(
     redis_server: RedisServer, story: list[tuple[str, str, str, object]]
 ) -> None:
     """Whatever is done in whatever order, the answers are equal."""
-    asyncio.run(_tell(redis_server.url, story))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "PATIENCE", LONG)
+        asyncio.run(_tell(redis_server.url, story))
 
 
 async def _tell(url: str, story: list[tuple[str, str, str, object]]) -> None:

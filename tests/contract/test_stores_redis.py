@@ -260,6 +260,24 @@ async def waits_and_is_woken(waiter: RedisResults, putter: RedisResults) -> None
         assert await found == Found(b"result")
 
 
+async def test_it_ends_at_whatever_moment(own_redis: RedisServer) -> None:
+    """Closing while it still connects, subscribes or looks: no cancellation is lost, and nobody hangs."""
+    for steps in range(100):
+        redis = connect(SecretStr(own_redis.url))
+        store = RedisResults(redis, 600)
+        await store.expect("client", "1")
+        waiters = [asyncio.create_task(store.wait("client", "1", 10 * LONG)) for _ in range(3)]
+        for _ in range(steps % 50):
+            await asyncio.sleep(0)
+        for waiter in waiters:
+            waiter.cancel()
+        async with asyncio.timeout(LONG):
+            await asyncio.wait(waiters)
+            await store.close()
+        assert all(waiter.cancelled() for waiter in waiters)
+        await redis.aclose()
+
+
 async def test_a_thousand_who_wait_need_few_connections(redis: Redis, results: RedisResults) -> None:
     """One listens for all; the others are shared."""
     ids = [str(number) for number in range(1000)]

@@ -102,8 +102,10 @@ def connect(url: SecretStr) -> Redis:
         url.get_secret_value(),
         max_connections=CONNECTIONS,
         timeout=PATIENCE,
-        socket_timeout=PATIENCE,
         socket_connect_timeout=PATIENCE,
+        # No time-out for the socket: whoever asks has one for the whole question, and the client would write under
+        # asyncio.wait_for, in which Python 3.11 loses a cancellation now and then.
+        socket_timeout=None,
         # Once more at once: a pooled connection may be to a Redis that was restarted since.
         retry=Retry(NoBackoff(), 1, (NotConnected,)),
     )
@@ -238,7 +240,8 @@ class RedisResults:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(self._channel)
+                    async with asyncio.timeout(PATIENCE):
+                        await pubsub.subscribe(self._channel)
                     await self._hear_all(pubsub)
             except (RedisError, OSError) as error:
                 log.warning("results-not-heard", error=type(error).__name__, meaning="who waits looks now and then")
@@ -249,7 +252,8 @@ class RedisResults:
         """Hands on what comes; raises when the connection is broken, also where nobody told it so."""
         patience = PATIENCE
         while True:
-            message = await pubsub.get_message(timeout=patience)
+            async with asyncio.timeout(patience + PATIENCE):  # it may connect again before it waits
+                message = await pubsub.get_message(timeout=patience)
             if message is None and patience == PATIENCE:
                 raise TimeoutError
             if message is None:

@@ -162,7 +162,7 @@ async def test_a_fetch_ends_when_it_is_enough(monkeypatch: pytest.MonkeyPatch) -
         assert 10 <= sum(map(len, fetch.records.values())) <= 11
         first |= {tp for tp, got in fetch.records.items() if len(got) > 1}
     assert first == {P0, P1}
-    large, consumer = thread({P0: sized(2000), P1: sized(2000, 2000)})
+    large, consumer = thread({P0: sized(2000, 2000), P1: sized(2000, 2000)})
     await large.fetch("requests")
     assert any(consumer.records.values())
 
@@ -220,6 +220,7 @@ class Parts:
             consumer_generation_id=7,
             drain_timeout=5.0,
             leave_by=math.inf,
+            should_stop=False,
         )
         self._suspend()
         self.overtaken = False  # whether a rebalance begins while the publisher takes over
@@ -305,6 +306,22 @@ async def test_partitions_are_given_up_before_the_group_is_joined_again(monkeypa
     assert parts.calls == ["finished", ("publisher", [])]
     await parts.consumer.perform_seek()
     assert parts.calls == ["finished", ("publisher", [])]
+
+
+async def test_a_rebalance_while_leaving_waits_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust would close the connection before what is published was committed, and it would come twice."""
+    parts = Parts()
+    parts.consumer.app.should_stop = True
+
+    async def close(*_: Any) -> None:
+        parts.calls.append("closed")
+
+    monkeypatch.setattr(transport.driver.Consumer, "on_partitions_revoked", close)
+    monkeypatch.setattr(transport.driver.Consumer, "stop_flow", lambda _: None)
+    await parts.consumer.on_partitions_revoked(set())
+    assert "closed" not in parts.calls
+    assert "wait" in parts.calls
+    assert parts.drained
 
 
 # -- the end --------------------------------------------------------------------------------------------------
