@@ -67,7 +67,8 @@ lock: $(READY)   ## Renews the lock files.
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
 		--extra bundled-model --extra onnx-export --extra telemetry -o requirements/run.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
-		--extra telemetry --override requirements/worker.overrides -o requirements/worker.txt
+		--extra telemetry --override requirements/worker.overrides --constraint requirements/run.txt \
+		-o requirements/worker.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header requirements/bootstrap.in \
 		-o requirements/bootstrap.txt
 

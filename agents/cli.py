@@ -317,6 +317,29 @@ def api_key(
     raise typer.Exit(code)
 
 
+@app.command()
+def capacity(
+    sentences: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Sentences as yours are, one a line.", show_default="a sample"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=600, help="How long to measure, each of worker and scorer.")
+    ] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Measure what one worker and one scorer do on this machine, and print the autoscaler's thresholds.
+
+    Needs the model, and no broker. `lagThreshold` is what one worker drains in the time that a record of the lane may
+    wait; texts count by their length, so give it sentences like yours.
+    """
+    from agents.capacity import run
+
+    raise typer.Exit(run(_logging(_settings()), sentences, seconds=seconds, as_json=as_json))
+
+
 app.add_typer(operate.dead_letters, name="dead-letters")
 app.add_typer(models.models, name="models")
 app.command()(operate.replay)

@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from schemas.codec import Codec
-from schemas.confluent import ConfluentRegistry, RegistryAccess
 from schemas.errors import StreamsError
 from streams.brokers import admin
 from streams.lanes import LaneName
 from streams.settings import Settings
+
+if TYPE_CHECKING:  # its import is slow, and a worker without a registry need not wait for it
+    from confluent_kafka.schema_registry import SchemaRegistryClient
 
 
 class NoTopic(StreamsError):
@@ -34,10 +35,12 @@ def connection(settings: Settings) -> dict[str, Any]:
     }
 
 
-def registry_client(settings: Settings) -> SchemaRegistryClient | None:
+def registry_client(settings: Settings) -> "SchemaRegistryClient | None":
     """Returns the schema registry's client, not connected yet, or None where none is configured."""
     if not settings.schema_registry_url:
         return None
+    from schemas.confluent import RegistryAccess
+
     password, cafile = settings.schema_registry_password, settings.schema_registry_cafile
     return RegistryAccess(
         url=settings.schema_registry_url,
@@ -51,8 +54,13 @@ def registry_client(settings: Settings) -> SchemaRegistryClient | None:
 def codec(settings: Settings) -> Iterator[Codec]:
     """Yields the codec that reads and writes as the settings say: with the registry, or with fingerprints."""
     client = registry_client(settings)
-    with client or nullcontext():
-        yield Codec(ConfluentRegistry(client) if client else None)
+    if client is None:
+        yield Codec()
+        return
+    from schemas.confluent import ConfluentRegistry
+
+    with client:
+        yield Codec(ConfluentRegistry(client))
 
 
 def request_topics(settings: Settings) -> Mapping[LaneName, str]:

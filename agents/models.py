@@ -39,8 +39,11 @@ def prepare(
     chosen = model or settings.model
     if revision is None and chosen == settings.model:
         revision = settings.model_revision
+    exactness = precision or settings.model_precision
+    if exactness == "float16":
+        raise typer.BadParameter("float16 needs no preparation: a worker on a CUDA device makes it when it starts")
     with waiting(f"Preparing {chosen}") as say:
-        made = _workshop(settings, say).prepare(chosen, revision, precision or settings.model_precision)
+        made = _workshop(settings, say).prepare(chosen, revision, exactness)
     if as_json:
         print_json(_summary(made))
         return

@@ -95,7 +95,8 @@ def _check(settings: Settings, job: Job) -> None:
     topic = job.selection.topic
     if job.rescore and topic != settings.topic_embeddings:
         raise NotForReplay(f"--re-score reads embeddings: expected the topic {settings.topic_embeddings}, got {topic}")
-    if not job.rescore and topic in {settings.topic_embeddings, settings.topic_scores}:
+    results = {settings.topic_embeddings, settings.topic_scores, *topics.for_replies(settings)}
+    if not job.rescore and topic in results:
         raise NotForReplay(f"{topic} holds results: replay a request topic, or score embeddings again with --re-score")
     if topic == settings.topic_replay:
         raise NotForReplay(f"{topic} is the replay lane itself: replay the topic that the records were first sent to")

@@ -10,9 +10,6 @@ from typing import Any, Literal, get_args
 
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
-from authlib.integrations.base_client import OAuthError  # type: ignore[import-untyped]
-from authlib.integrations.httpx_client import OAuth2Client  # type: ignore[import-untyped]
-from httpx2 import HTTPError
 from pydantic import SecretStr
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -148,6 +145,11 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
             return str(self._token["access_token"])
 
     def _fetch(self) -> Any:
+        # Imported here: these take as long as a fifth of a worker's start, and few logins need them.
+        from authlib.integrations.base_client import OAuthError  # type: ignore[import-untyped]
+        from authlib.integrations.httpx_client import OAuth2Client  # type: ignore[import-untyped]
+        from httpx2 import HTTPError
+
         security = self._security
         try:
             with OAuth2Client(

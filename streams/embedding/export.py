@@ -34,12 +34,19 @@ def export(embedder: Embedder, graph: Path, tokenizer: Path) -> Padding:
         _trace(embedder, traced)
     except Exception as error:  # whatever layer of torch this model is the first to try
         raise ModelError(
-            f"{embedder.identity.name}: this kind of model cannot be exported: {' '.join(str(error).split())[:500]}"
+            f"{embedder.identity.name}: this kind of model cannot be exported, only served by torch: {_reason(error)}"
         ) from error
     _optimise(traced, graph)
     traced.unlink()
     embedder.tokenizer.save(str(tokenizer), pretty=False)
     return embedder.padding
+
+
+def _reason(error: BaseException) -> str:
+    """What was wrong in the first place: torch wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _trace(embedder: TorchEmbedder, file: Path) -> None:

@@ -82,8 +82,8 @@ class Workshop:
             found = quality.measure(embedder, held_out, exact)
             if not found.min_cosine >= EXACT:
                 raise ModelError(
-                    f"{model}: this kind of model cannot be exported: cosine {found.min_cosine:.6f} between a vector "
-                    f"of the graph and the model's own, expected at least {EXACT}"
+                    f"{model}: this kind of model cannot be exported, only served by torch: cosine "
+                    f"{found.min_cosine:.6f} between a vector of the graph and the model's own, not {EXACT}"
                 )
             return self._published(folder, embedder, _Origin(source, revision, padding), found)
 

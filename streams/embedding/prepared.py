@@ -4,12 +4,14 @@ A folder is whole or not there: it is written beside its place and then renamed.
 manifest, and is checked before the file is used.
 """
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +138,21 @@ def publish(models: Path, folder: Path, manifest: Manifest) -> Prepared:
     folder.chmod(0o755)  # a temporary folder is its owner's alone; this one may belong to an image
     target = place(models, manifest.source, manifest.identity.precision)
     with workplace(models) as aside:
-        if target.exists():
-            target.rename(aside / "replaced")
-        folder.rename(target)
+        _swap(folder, target, aside)
     return Prepared(target, manifest)
+
+
+def _swap(folder: Path, target: Path, aside: Path) -> None:
+    """Puts `folder` where `target` is, which goes aside; somebody else may be doing the same."""
+    for attempt in count():
+        with suppress(FileNotFoundError):
+            target.rename(aside / str(attempt))
+        try:
+            folder.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
 
 
 def amended(prepared: Prepared, **changes: Any) -> Prepared:

@@ -90,5 +90,6 @@ def coming_and_going(kafka: HasBrokers, folder: Path, size: Size, delivery: str)
         scene.send(max(0, size.records - scene.sent))
         scene.finish()
         found = scene.audit()
-        assert found.repeated == 0, f"{found.repeated} came twice"
+        # At least once: a worker that gets no processor for as long as its session repeats what it had in hand.
+        assert delivery == "at_least_once" or found.repeated == 0, f"{found.repeated} came twice"
         return scene.outcome(found, f"{size.strikes} joins and leaves, up to {size.workers} workers")

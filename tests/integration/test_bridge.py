@@ -178,6 +178,72 @@ def test_a_request_can_be_followed(running: Running) -> None:
     assert trace.encode() in b"".join(dict(record.headers).get("traceparent") or b"" for record in asked)
 
 
+# -- other streams --------------------------------------------------------------------------------------------
+
+
+def ask(bridge: Program, texts: list[str], **more: Any) -> httpx2.Response:
+    """Asks a bridge for vectors."""
+    return httpx2.post(f"{bridge.url}/v1/embeddings", json={"input": texts, **more}, timeout=PATIENCE)
+
+
+def test_one_poisoned_text_of_many(kafka: HasBrokers, tmp_path: Path) -> None:
+    """The worker finds it among its neighbours; the caller hears which one it is, and gets the rest without it."""
+    with Stream(kafka.bootstrap_servers, tmp_path) as stream:
+        worker, bridge = stream.start("worker", "tests.faults.poisoned_worker"), stream.start("bridge")
+        worker.ready()
+        bridge.ready()
+        texts = [f"Text {n}." for n in range(200)]
+        texts[77] = "I fail ."
+        problem = ask(bridge, texts)
+        assert problem.status_code == 502
+        assert [(each["field"], each["reason"]) for each in problem.json()["errors"]] == [
+            ("/input/77", "embedding-failed")
+        ]
+        assert ask(bridge, texts[:77] + texts[78:]).status_code == 200
+        bridge.stop()
+        worker.stop()
+
+
+def test_through_a_registry(kafka: HasBrokers, registry_url: str, tmp_path: Path) -> None:
+    """Requests and replies are framed by schema ids, and read like any other."""
+    with Stream(kafka.bootstrap_servers, tmp_path, schema_registry_url=registry_url) as stream:
+        worker, bridge = stream.start("worker"), stream.start("bridge")
+        worker.ready()
+        bridge.ready()
+        answer = ask(bridge, ["One.", "Two."]).json()
+        np.testing.assert_array_equal(np.float32(answer["data"][1]["embedding"]), vector("Two."))
+        bridge.stop()
+        worker.stop()
+
+
+def test_a_worker_that_answers_in_transactions(kafka: HasBrokers, tmp_path: Path) -> None:
+    """With exactly-once delivery replies are read once they are committed."""
+    with Stream(kafka.bootstrap_servers, tmp_path, delivery="exactly_once") as stream:
+        worker, bridge = stream.start("worker"), stream.start("bridge")
+        worker.ready()
+        bridge.ready()
+        assert ask(bridge, [f"Text {n}." for n in range(100)]).status_code == 200
+        bridge.stop()
+        worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"http_host": "0.0.0.0"}, "STREAMS_AUTH: expected jwt, api-key or off"),
+        ({"http_tls_keyfile": "/nowhere"}, "STREAMS_HTTP_TLS_CERTFILE"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(
+    kafka: HasBrokers, tmp_path: Path, settings: dict[str, str], message: str
+) -> None:
+    """Exit code 2, and what to set."""
+    with Stream(kafka.bootstrap_servers, tmp_path) as stream:
+        bridge = stream.start("bridge", **settings)
+        assert bridge.exit() == 2
+        assert bridge.log.read_text().startswith(message)
+
+
 # -- outages --------------------------------------------------------------------------------------------------
 
 

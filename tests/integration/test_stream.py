@@ -1,5 +1,6 @@
 """The stream on a real Kafka: whatever the bytes, each record is answered once or is one dead letter."""
 
+import asyncio
 import json
 import random
 from collections import defaultdict
@@ -9,12 +10,15 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import psutil
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from schemas.records import Embedding, Overflow, Sentence, Source
+from schemas.records import Alert, Embedding, Overflow, Sentence, Severity, Source
 from streams.records import Headers
 from streams.testing import PublishedRecord
+from tests.support.batches import Content, Name, send
+from tests.support.commands import Commands
 from tests.support.failing import FAULTS
 from tests.support.kafka import HasBrokers
 from tests.support.stream import CODEC, PATIENCE, WHY, Program, Stream, encoded, wait_until
@@ -301,6 +305,48 @@ def test_a_worker_that_fails_ends(stream: Stream, monkeypatch: pytest.MonkeyPatc
     stream.start().ready()
     stream.finish()
     assert_each_answered(stream, sent)
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+def test_what_no_client_sends_costs_its_own_records_only(stream: Stream, codec: str | None) -> None:
+    """A header name of any bytes, and a batch that unpacks to a gigabyte: dead letters, and everybody else answered."""
+    servers, topic = stream.servers, stream.settings.topic_requests
+    worker = stream.start().ready()
+    odd: Content = (b"odd", encoded(2), [("fine", b"1"), (Name(b"\xff\xfename"), b"\xff")])
+    batch: list[Content] = [(b"k", encoded(1), []), odd, (b"k", encoded(3), [])]
+    asyncio.run(send(servers, topic, 0, batch, codec))
+    asyncio.run(send(servers, topic, 0, [(b"bomb", bytes(1 << 30), [])], "zstd"))
+    asyncio.run(send(servers, topic, 0, [(b"k", encoded(4), [])], codec))
+    stream.finish()
+    assert {embedding.sentence_id for _, embedding in stream.embeddings()} == {"s-1", "s-3", "s-4"}
+    letters = by_origin(stream)
+    [name], [bomb] = letters[0, 1], letters[0, 3]
+    assert (name.key, name.value) == (b"odd", encoded(2))
+    assert name.headers[:2] == (("fine", b"1"), ("\\xff\\xfename", b"\xff"))
+    assert header(name, "reason") == b"invalid-field"
+    assert header(bomb, "reason") == b"unreadable-batch"
+    assert len(bomb.value or b"") < 1_000_000, "the batch as it came"
+    assert len(letters) == 2
+    assert psutil.Process(worker.pid).memory_info().rss < 600 << 20
+    worker.stop()
+
+
+def test_the_brake_on_dead_letters_tells(
+    kafka: HasBrokers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When it closes and when it is open again there is an alert, and `consume alerts` prints it."""
+    with Stream(kafka.bootstrap_servers, tmp_path, partitions=1, dead_letter_limit="5 per 2 second") as stream:
+        stream.start().ready()
+        stream.send({"value": b"nonsense"} for _ in range(6))
+        stream.finish()
+        wait_until(lambda: bool(stream.read(stream.settings.topic_alerts)), "there is an alert")
+        (record, *_) = stream.read(stream.settings.topic_alerts)
+        alert = CODEC.decode(Alert, record.value)
+        assert (alert.kind, alert.subject) == ("dead-letter-limit", stream.settings.group)
+        assert alert.severity is Severity.CRITICAL
+        printed = Commands(stream, monkeypatch, capsys)("consume", "alerts")
+        assert printed.code == 0, printed.err
+        assert f"critical  dead-letter-limit  {stream.settings.group}" in printed.out
 
 
 def test_a_compacted_input_is_answered(kafka: HasBrokers, tmp_path: Path) -> None:

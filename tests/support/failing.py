@@ -1,4 +1,4 @@
-"""The command line, with a worker that fails as `FAULT_UNDER_TEST` says once it fetches a record with the key `fail`."""
+"""The command line, with a worker that fails as `FAULT_UNDER_TEST` says once it fetches a record keyed `fail`."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def thread_hangs(thread: Any) -> None:
     """Something fails in the pipeline, and the consumer's thread never comes back from a call."""
     app = thread.app
     thread.parent_loop.call_soon_threadsafe(app.pipeline._on_crash, RuntimeError("the pipeline failed"))
-    time.sleep(3600)
+    time.sleep(3600)  # noqa: ASYNC251 - hanging is the point
 
 
 async def model_ends(thread: Any) -> None:

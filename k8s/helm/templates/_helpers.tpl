@@ -61,10 +61,20 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- /* Both with the name of a secret: (list . .Values.saslTls.secretName) */ -}}
 {{- define "kafka.env" -}}
-{{- if .Values.saslTls.enabled }}
+{{- if (index . 0).Values.saslTls.enabled }}
 - name: STREAMS_KAFKA_SASL_USERNAME
-  valueFrom: {secretKeyRef: {name: {{ .Values.saslTls.secretName }}, key: username}}
+  valueFrom: {secretKeyRef: {name: {{ index . 1 }}, key: username}}
+{{- end }}
+{{- end }}
+
+{{- define "volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 256Mi}
+{{- if (index . 0).Values.saslTls.enabled }}
+- name: kafka
+  secret: {secretName: {{ index . 1 }}, defaultMode: 0440}
 {{- end }}
 {{- end }}
 
@@ -72,14 +82,5 @@ securityContext:
 - {name: tmp, mountPath: /tmp}
 {{- if .Values.saslTls.enabled }}
 - {name: kafka, mountPath: /run/secrets/kafka, readOnly: true}
-{{- end }}
-{{- end }}
-
-{{- define "volumes" -}}
-- name: tmp
-  emptyDir: {sizeLimit: 256Mi}
-{{- if .Values.saslTls.enabled }}
-- name: kafka
-  secret: {secretName: {{ .Values.saslTls.secretName }}, defaultMode: 0440}
 {{- end }}
 {{- end }}

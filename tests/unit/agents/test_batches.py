@@ -93,8 +93,8 @@ def test_the_slow_parser_reads_what_the_fast_one_does() -> None:
     ]
     fast, _ = read(batch(contents))
     slow, _ = read(batch([(None, None, [(ODD, None)]), *contents]))
-    assert [record[5:7] + (record.headers,) for record in map(as_tuple, fast)] == [
-        record[5:7] + (record.headers,) for record in map(as_tuple, slow[1:])
+    assert [(*record[5:7], record.headers) for record in map(as_tuple, fast)] == [
+        (*record[5:7], record.headers) for record in map(as_tuple, slow[1:])
     ]
 
 
@@ -266,7 +266,7 @@ def test_batches_of_old_producers_are_read() -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(CODECS, key=str)), st.integers(0, 2), st.integers(8, 120), st.integers(1, 255))
-def test_no_damage_makes_a_record_of_nothing_or_passes_over_one(codec: str | None, which: int, at: int, by: int) -> None:
+def test_no_damage_is_passed_over(codec: str | None, which: int, at: int, by: int) -> None:
     """Whatever byte is wrong: all before it is read, nothing behind it, or it was a byte that means nothing."""
     batches = [bytearray(batch(FINE, codec, offset=3 * number)) for number in range(3)]
     batches[which][at % len(batches[which])] ^= by if at % len(batches[which]) >= 8 else 0

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from queue import Empty, Queue
 
 import pytest
 from hypothesis import given
@@ -195,3 +196,48 @@ def test_a_piece_that_must_be_alone_shares_no_batch() -> None:
     batches = [[piece.name for piece in batcher.take() or ()] for _ in range(2)]
     assert batches == [[0, 2], [1]]
     assert batcher.depth("bulk") == (0, 0)
+
+
+def test_while_one_is_reserved_nothing_else_is_handed_out() -> None:
+    """Not before it is put, and not behind it; afterwards everything is there that was put meanwhile."""
+    batcher: Batcher[Piece] = Batcher(LANES, 1000)
+    reserved, others = Piece(0, 5), pieces([1, 2], "urgent")
+    taken: Queue[list[Piece] | None] = Queue()
+    taker = threading.Thread(target=lambda: [taken.put(batch) for batch in iter(batcher.take, None)])
+    assert batcher.reserve(reserved)
+    taker.start()
+    batcher.put("urgent", others)
+    batcher.put("bulk", [reserved])
+    assert taken.get(timeout=10) == [reserved]
+    with pytest.raises(Empty):
+        taken.get(timeout=0.05)
+    assert not batcher.reserve(reserved), "it is still out"
+    batcher.done()
+    assert batcher.reserve(reserved)
+    batcher.free()
+    assert taken.get(timeout=10) == others
+    batcher.close()
+    taker.join(10)
+
+
+def test_what_was_taken_before_is_waited_for() -> None:
+    """A reservation holds back what is queued, and says when nothing is out any more."""
+    batcher: Batcher[Piece] = Batcher(LANES, 5)
+    batcher.put("bulk", pieces([5, 5]))
+    batcher.take()
+    assert not batcher.reserve(Piece(9, 1))
+    batcher.done()
+    assert batcher.reserve(Piece(9, 1))
+    assert batcher.depth("bulk") == (1, 5)
+
+
+def test_a_cleared_reservation_hands_out_nothing() -> None:
+    """What was reserved and put is forgotten like everything else."""
+    batcher: Batcher[Piece] = Batcher(LANES, 5)
+    reserved = Piece(0, 5)
+    batcher.reserve(reserved)
+    batcher.put("bulk", [reserved])
+    batcher.clear()
+    batcher.free()
+    batcher.put("bulk", [Piece(1, 1)])
+    assert batcher.take() == [Piece(1, 1)]

@@ -1,8 +1,10 @@
 """The pipeline with a stage of its own and the in-memory publisher: order, acknowledgement, failure, rebalance."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import wait_none
 
-from schemas.errors import BadBytes, EmbeddingFailed, Reject, ResultTooLarge, Retry
+from schemas.errors import BadBytes, EmbeddingFailed, InvalidField, Reject, ResultTooLarge, Retry
+from schemas.records import Severity
 from streams import pipeline as pipeline_module
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
 from streams.pipeline import Pipeline, Retries
-from streams.records import Headers, Outgoing, Record, TopicPartition
+from streams.records import Headers, Outgoing, Record, TopicPartition, Unreadable
 from streams.suspects import Suspicion
 from streams.testing import InMemoryPublisher
 
@@ -131,6 +134,7 @@ class Bench:
     publisher: InMemoryPublisher
     metrics: Metrics
     crashes: list[BaseException]
+    alerts: list[tuple[Any, ...]]
 
     async def feed(self, *requests: Request, reach: Mapping[TopicPartition, int] | None = None) -> None:
         """Accepts the requests as one fetch of the present epoch."""
@@ -172,7 +176,7 @@ async def running(
 ) -> AsyncIterator[Bench]:
     """Runs a pipeline with partitions 0 and 1 of the bulk lane, and of the urgent lane, from offset 0."""
     stage, publisher = stage or FakeStage(), publisher or InMemoryPublisher()
-    metrics, crashes = Metrics(), list[BaseException]()
+    metrics, crashes, alerts = Metrics(), list[BaseException](), list[tuple[Any, ...]]()
     pipeline: Pipeline[FakeWork] = Pipeline(
         stage,
         (URGENT, BULK),
@@ -183,7 +187,8 @@ async def running(
         max_records=limits.get("max_records", 10_000),
         max_bytes=limits.get("max_bytes", 10_000_000),
         on_crash=crashes.append,
-        **{name: value for name, value in limits.items() if name in {"remember", "retries", "tell"}},
+        tell=lambda *what, **_: alerts.append(what[:3]),
+        **{name: value for name, value in limits.items() if name in {"remember", "retries"}},
     )
     await pipeline.start()
     pipeline.assign(
@@ -191,7 +196,7 @@ async def running(
         limits.get("suspicions", {}),
     )
     try:
-        yield Bench(pipeline, stage, publisher, metrics, crashes)
+        yield Bench(pipeline, stage, publisher, metrics, crashes, alerts)
     finally:
         stage.gate.set()
         if isinstance(publisher, InMemoryPublisher):
@@ -679,6 +684,7 @@ async def test_a_dead_letter_that_is_refused_holds_its_partition(bench: Bench, m
     await until(lambda: bench.pipeline.positions()[P1] == 1)
     await asyncio.sleep(0.05)
     assert bench.pipeline.positions()[P0] == 0
+    assert bench.alerts[0] == ("dead-letter-refused", "requests/0", Severity.CRITICAL)
     bench.publisher.refuse = lambda _: None
     await bench.finished()
     assert bench.reasons() == ["bad-bytes"]
@@ -801,15 +807,19 @@ async def test_suspects_are_taken_one_at_a_time_and_named_before_they_are_touche
     notes: list[tuple[int, str, int]] = []
 
     async def remember(tp: TopicPartition, position: int, metadata: str) -> None:
-        notes.append((position, metadata, len(bench.publisher.records)))
+        out = sum(record.key == b"key" for record in bench.publisher.records)
+        notes.append((position, metadata, out))
 
     async with running(remember=remember, suspicions={P0: Suspicion.parse("suspect 2 0 0", 0)}) as bench:
-        await bench.feed(Request(0), Request(1), Request(0, partition=1))
+        await bench.feed(Request(0), Request(1), Request(0, partition=1, key=b"other"))
         await bench.finished()
-        assert [note[:2] for note in notes if "suspect 3" in note[1]] == [
-            (0, "suspect 3 0 0"),
-            (0, "suspect 3 0 1"),
-            (1, "suspect 3 1 1"),
+        # Touched; named and, before anything of it is out, not named any more; and the next one.
+        assert [note for note in notes if note[1] != "suspect 1 0 0"] == [
+            (0, "suspect 3 0 0", 0),
+            (0, "suspect 3 0 1", 0),
+            (0, "", 0),
+            (1, "suspect 3 1 1", 1),
+            (1, "", 1),
         ]
         assert [0, 1] not in bench.stage.batches
         assert bench.stage.prepared.count([0]) >= 1
@@ -833,6 +843,198 @@ async def test_one_suspect_of_all_partitions_is_tried_at_a_time() -> None:
         bench.stage.gate.set()
         await bench.finished()
         assert sorted(named) == [P0, P1]
+
+
+@dataclass
+class Notes:
+    """What the pipeline has committed as its suspects, as `remember` gets it."""
+
+    named: list[tuple[TopicPartition, int]] = field(default_factory=list)
+    now: set[TopicPartition] = field(default_factory=set)  # partitions with a name at present
+
+    async def __call__(self, tp: TopicPartition, _: int, metadata: str) -> None:
+        note = Suspicion.parse(metadata, 0)
+        self.now.discard(tp)
+        if note.times:
+            self.now.add(tp)
+            self.named.append((tp, note.offset))
+
+
+SUSPECT = Suspicion.parse("suspect 2 0 0", 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_nobody_is_named_while_a_batch_of_others_runs(threads: int) -> None:
+    """It might be that batch over which the process dies."""
+    notes = Notes()
+    async with running(FakeStage(threads), remember=notes, suspicions={P0: SUSPECT}) as bench:
+        bench.stage.gate.clear()
+        await bench.feed(Request(0, partition=1))
+        await until(bench.stage.running.is_set)
+        await bench.feed(Request(0))
+        await asyncio.sleep(0.05)
+        assert notes.named == []
+        bench.stage.gate.set()
+        await bench.finished()
+        assert notes.named == [(P0, 0)]
+
+
+async def test_nobody_is_named_while_others_are_prepared() -> None:
+    """A text can kill the tokeniser, too."""
+    notes, stage = Notes(), SlowToPrepare()
+    async with running(stage, remember=notes, suspicions={P0: SUSPECT}) as bench:
+        stage.may_prepare.clear()
+        other = asyncio.create_task(bench.feed(Request(0, topic="urgent")))
+        await asyncio.to_thread(stage.preparing.wait, 10)
+        await bench.feed(Request(0))
+        await asyncio.sleep(0.05)
+        assert notes.named == []
+        stage.may_prepare.set()
+        await other
+        await bench.finished()
+        assert notes.named == [(P0, 0)]
+
+
+@dataclass
+class SlowToPrepare(FakeStage):
+    """Prepares when it may."""
+
+    may_prepare: threading.Event = field(default_factory=threading.Event)
+    preparing: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, records: Sequence[Record]) -> list[FakeWork | list[Outgoing] | Reject]:
+        self.preparing.set()
+        assert self.may_prepare.wait(10)
+        return super().prepare(records)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_while_one_is_named_nobody_else_is_touched(threads: int) -> None:
+    """Others are neither prepared nor run until its name was taken back; then they are."""
+    notes = Notes()
+    async with running(FakeStage(threads), remember=notes, suspicions={P0: SUSPECT}) as bench:
+        bench.stage.gate.clear()
+        await bench.feed(Request(0))
+        await until(bench.stage.running.is_set)
+        assert notes.now == {P0}
+        other = asyncio.create_task(bench.feed(Request(0, partition=1)))
+        await asyncio.sleep(0.05)
+        assert bench.stage.prepared == bench.stage.batches == [[0]]
+        bench.stage.gate.set()
+        await other
+        await bench.finished()
+        assert notes.now == set()
+        assert bench.stage.batches == [[0], [0]]
+
+
+async def test_half_of_the_time_belongs_to_everybody_else() -> None:
+    """Between one suspect and the next, of whatever partition, what others have queued goes on."""
+    order: list[str] = []
+
+    class Noting(FakeStage):
+        def run(self, batch: Sequence[FakeWork]) -> list[list[Outgoing] | Reject]:
+            order.append(batch[0].record.topic)
+            time.sleep(0.03)
+            return super().run(batch)
+
+    async with running(Noting(), budget=4, remember=Notes(), suspicions={P0: SUSPECT, P1: SUSPECT}) as bench:
+        others = [Request(n, topic="urgent") for n in range(12)]
+        await bench.feed(*others, *(Request(n % 2, partition=n // 2) for n in range(4)))
+        await bench.finished()
+        assert order.count("requests") == 4
+        first, last = order.index("requests"), len(order) - 1 - order[::-1].index("requests")
+        assert "urgent" in order[first:last]
+
+
+async def test_a_suspect_that_only_fails_is_no_suspect_any_more() -> None:
+    """It has not killed: its name is taken back before it is tried again, among all others."""
+    notes = Notes()
+    async with running(remember=notes, retries=Retries(attempts=2, delays=(0.2,)), suspicions={P0: SUSPECT}) as bench:
+        await bench.feed(Request(0, b"fails once"), Request(0, partition=1))
+        await until(lambda: bench.pipeline.positions()[P1] == 1)
+        assert notes.named == [(P0, 0)]
+        assert notes.now == set()
+        assert bench.pipeline.positions()[P0] == 0, "not tried again yet"
+        await bench.finished()
+        assert notes.named == [(P0, 0)]
+        assert sorted(bench.published()) == [0, 0]
+
+
+async def test_a_world_that_is_not_ready_accuses_nobody() -> None:
+    """Whoever is named while the registry is away is named again afterwards, as once."""
+    seen: list[int] = []
+
+    async def remember(_: TopicPartition, __: int, metadata: str) -> None:
+        seen.append(Suspicion.parse(metadata, 0).times)
+
+    stage = FakeStage(away=[Retry("registry away")] * 5)
+    async with running(stage, remember=remember, suspicions={P0: SUSPECT}) as bench:
+        await bench.feed(Request(0))
+        await bench.finished()
+        assert set(seen) == {0, 1}
+        assert bench.published() == [0]
+
+
+async def test_a_rebalance_ends_a_trial() -> None:
+    """Whoever waits for silence gives up, and whatever is new is taken."""
+    notes = Notes()
+    async with running(remember=notes, suspicions={P0: SUSPECT}) as bench:
+        bench.stage.gate.clear()
+        await bench.feed(Request(0, partition=1))
+        await until(bench.stage.running.is_set)
+        await bench.feed(Request(0))
+        bench.pipeline.assign({P1: 0})
+        bench.stage.gate.set()
+        await bench.feed(Request(0, partition=1))
+        await bench.finished()
+        assert notes.named == []
+        assert bench.pipeline.positions() == {P1: 1}
+
+
+# -- what cannot be read ----------------------------------------------------------------------------------------
+
+
+def unreadable(offset: int) -> Any:
+    """A record that the transport could not make one of."""
+    return Unreadable("requests", 0, offset, 0, 0, b"key", b"value", (), InvalidField("a header's name is not UTF-8"))
+
+
+async def test_what_cannot_be_read_becomes_a_dead_letter_in_its_place(bench: Bench) -> None:
+    """No stage sees it; its neighbours are answered, and the position passes it."""
+    await bench.feed(Request(0), unreadable(1), Request(2))
+    await bench.finished()
+    assert bench.published() == [0, 2]
+    assert bench.published("dead-letters") == [1]
+    assert bench.reasons() == ["invalid-field"]
+    assert bench.stage.prepared == [[0, 2]]
+    assert bench.pipeline.positions()[P0] == 3
+
+
+async def test_what_cannot_be_read_is_no_suspect() -> None:
+    """Among suspects it is passed over: nothing of it is touched."""
+    notes = Notes()
+    async with running(remember=notes, suspicions={P0: SUSPECT}) as bench:
+        await bench.feed(unreadable(0), Request(1), unreadable(2))
+        await bench.finished()
+        assert bench.published("dead-letters") == [0, 2]
+        assert notes.named == [(P0, 1)]
+
+
+async def test_a_refused_record_is_let_go_of(bench: Bench) -> None:
+    """Where it was refused must not keep it, and all it came with, until the garbage is collected some day."""
+    request = Request(0, b"rejects its batch")
+    gone = weakref.ref(request)
+    gc.disable()
+    try:
+        await bench.feed(request)
+        await bench.finished()
+        await settled(bench)
+        del request
+        await bench.feed(Request(1))
+        await bench.finished()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_record_over_which_processes_died_alone_becomes_a_dead_letter() -> None:

@@ -32,6 +32,7 @@ def test_tries_of_the_same_record_are_counted_over_deaths() -> None:
     again = Suspicion.parse(suspicion.metadata(), 5).taken_over().trying(5)
     assert (again.deaths, again.times) == (3, 2)
     assert again.trying(6).times == 1
+    assert again.trying(4) == Suspicion(3, 4, 1, again.until), "or a killer before it would never have a name"
 
 
 def test_no_suspicion_commits_nothing() -> None:

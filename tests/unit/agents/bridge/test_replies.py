@@ -153,6 +153,9 @@ async def test_probes_go_on_through_failures(
     stream.working.clear()
     replies._heard = float("-inf")
     probing = asyncio.create_task(replies._probe())
+    await asyncio.sleep(0.05)
+    assert stream.published == [], "nobody could be told where to answer yet"
+    replies.hears.set()
     while len(stream.published) < 3:
         await asyncio.sleep(0.01)
     assert not replies.alive

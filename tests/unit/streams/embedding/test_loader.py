@@ -2,14 +2,18 @@
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from streams.embedding import loader
+from streams.embedding import golden, loader, prepared
 from streams.embedding.embedder import ModelError
+from streams.embedding.golden import GoldenMismatch
 from streams.embedding.loader import DEFAULT_DIGEST, DEFAULT_MODEL, DEFAULT_REVISION, ModelNotFound, WrongWeights
+from streams.embedding.prepared import Damaged, NotPrepared
 from streams.testing import DeterministicEmbedder
 
 
@@ -143,3 +147,131 @@ def test_an_unknown_backend_is_named() -> None:
     """A backend that does not exist is one clear line."""
     with pytest.raises(ModelError, match="unknown model backend 'abacus'"):
         loader.load(DEFAULT_MODEL, backend="abacus")
+
+
+# -- which backend --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which backends were asked for a model, in order; both have it, and there is no CUDA device."""
+    asked: list[str] = []
+
+    def backend(name: str) -> Callable[..., DeterministicEmbedder]:
+        def load(*_: object) -> DeterministicEmbedder:
+            asked.append(name)
+            return DeterministicEmbedder()
+
+        return load
+
+    monkeypatch.setattr(loader, "_on_onnx", backend("onnx"))
+    monkeypatch.setattr(loader, "_on_torch", backend("torch"))
+    monkeypatch.setattr(loader, "_has_cuda", lambda: False)
+    return asked
+
+
+def fails(error: ModelError) -> Callable[..., None]:
+    def load(*_: object) -> None:
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "expected"),
+    [
+        ("torch", "float32", "torch"),
+        ("onnx", "float32", "onnx"),
+        ("auto", "float32", "onnx"),
+        ("auto", "int8", "onnx"),
+        ("onnx", "int8", "onnx"),
+        ("auto", "float16", "torch"),
+        ("torch", "float16", "torch"),
+    ],
+)
+def test_a_backend_is_chosen(backend: str, precision: str, expected: str, chosen: list[str]) -> None:
+    """auto prefers what is prepared; a precision that only one backend has decides by itself."""
+    loader.load("any/model", backend=backend, precision=precision)
+
+    assert chosen == [expected]
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("torch", "int8"), ("onnx", "float16")])
+def test_a_precision_its_backend_has_not_is_refused(backend: str, precision: str, chosen: list[str]) -> None:
+    """No other precision is served in its place."""
+    with pytest.raises(ModelError, match=f"precision {precision}: computed by the backend .*, not by {backend}"):
+        loader.load("any/model", backend=backend, precision=precision)
+    assert chosen == []
+
+
+def test_a_device_goes_first(chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a CUDA device auto takes torch, but never for int8."""
+    monkeypatch.setattr(loader, "_has_cuda", lambda: True)
+
+    loader.load("any/model", backend="auto")
+    loader.load("any/model", backend="auto", precision="int8")
+
+    assert chosen == ["torch", "onnx"]
+
+
+@pytest.mark.parametrize("error", [NotPrepared("not prepared"), Damaged("damaged"), GoldenMismatch("wrong")])
+def test_auto_goes_on_with_torch(error: ModelError, chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared model that is missing, damaged or fails its golden check does not keep a worker from starting."""
+    monkeypatch.setattr(loader, "_on_onnx", fails(error))
+
+    loader.load("any/model", backend="auto")
+
+    assert chosen == ["torch"]
+
+
+def test_without_torch_the_reason_is_told(chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch is not installed, what was wrong with the prepared model is the error."""
+    monkeypatch.setattr(loader, "_on_onnx", fails(Damaged("damaged")))
+    monkeypatch.setattr(loader, "_has_torch", lambda: False)
+
+    with pytest.raises(Damaged):
+        loader.load("any/model", backend="auto")
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("onnx", "float32"), ("auto", "int8")])
+def test_without_a_prepared_model_the_error_names_the_command(backend: str, precision: str, tmp_path: Path) -> None:
+    """onnx without a prepared model never falls back: the error says where it looked and what to run."""
+    with pytest.raises(NotPrepared) as caught:
+        loader.load(DEFAULT_MODEL, backend=backend, precision=precision, models=tmp_path)
+
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (DEFAULT_MODEL, precision, str(tmp_path), f"sentence-streams models prepare --precision {precision}"):
+        assert part in message
+
+
+@pytest.mark.model
+def test_a_prepared_folder_is_found_by_its_files(tiny: Path, models: Path) -> None:
+    """A folder is served from what was prepared from exactly its files; after a change it is not prepared."""
+    embedder = loader.load(str(tiny), backend="onnx", models=models)
+    assert (embedder.identity.revision, embedder.identity.precision) == ("local", "float32")
+
+    (tiny / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {}}))
+    with pytest.raises(NotPrepared):
+        loader.load(str(tiny), backend="onnx", models=models)
+
+
+@pytest.mark.model
+def test_stored_vectors_of_a_prepared_model_count(tiny: Path, models: Path) -> None:
+    """A prepared model that does not give the vectors in its manifest is refused."""
+    [found] = prepared.listing(models)
+    turned = golden.packed(-golden.unpacked(found.manifest.golden))
+    prepared.amended(found, golden=turned)
+
+    with pytest.raises(GoldenMismatch, match="now and as stored"):
+        loader.load(str(tiny), backend="onnx", models=models)
+
+
+def test_other_weights_are_not_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something prepared under the default model's name from other weights never serves as it."""
+    identity = SimpleNamespace(digest="0" * 64)
+    impostor = SimpleNamespace(folder=tmp_path, manifest=SimpleNamespace(identity=identity))
+    monkeypatch.setattr(prepared, "by_name", lambda *_: impostor)
+
+    with pytest.raises(WrongWeights, match=f"expected {DEFAULT_DIGEST}"):
+        loader.load(DEFAULT_MODEL, backend="onnx", models=tmp_path)

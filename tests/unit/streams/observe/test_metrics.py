@@ -94,10 +94,10 @@ def test_mean_tokens_follow_the_batches_of_a_stage(metrics: Metrics) -> None:
 
 
 def test_every_name_has_the_prefix_and_help(metrics: Metrics) -> None:
-    """Dashboards find all of them by `streams_`."""
+    """Dashboards find all of them by `streams_`; what every process has keeps the name that everybody knows."""
     families = list(metrics.registry.collect())
     assert families
-    assert all(family.name.startswith("streams_") and family.documentation for family in families)
+    assert all(family.name.startswith(("streams_", "process_")) and family.documentation for family in families)
 
 
 def test_two_sets_of_metrics_know_nothing_of_each_other() -> None:
