@@ -349,7 +349,7 @@ class Pipeline(Generic[W]):
                 if self._gone(epoch, partition):
                     return
                 taken = await self._try_suspect(epoch, partition, item)
-            await asyncio.sleep(min(taken, LONGEST_TURN))  # half of the time belongs to everybody else
+                await asyncio.sleep(min(taken, LONGEST_TURN))  # half of the time belongs to everybody else
 
     async def _try_suspect(self, epoch: int, partition: Partition[W], item: Item[W]) -> float:
         """Takes the record at the head of a partition while nothing else is touched; returns the seconds it took.
@@ -363,25 +363,25 @@ class Pipeline(Generic[W]):
             self._finish(item, Killer(f"{suspicion.times} processes died or hung over this record alone"))
             self._publish_heads([partition])
             return 0.0
-        partition.suspicion = suspicion.trying(offset)
+        note = suspicion.trying(offset).metadata()
         async with self._nothing_else(epoch, partition, item):
             started = time.monotonic()
             try:
                 async for attempt in AsyncRetrying(**self._patience(epoch)):
                     with attempt:
-                        await self._run_suspect(epoch, partition, item)
+                        await self._run_suspect(epoch, partition, item, note)
             except Retry:
                 pass  # as in `_prepare_later`
             return time.monotonic() - started
 
-    async def _run_suspect(self, epoch: int, partition: Partition[W], item: Item[W]) -> None:
+    async def _run_suspect(self, epoch: int, partition: Partition[W], item: Item[W], note: str) -> None:
         """Prepares and runs a record under its name; whether it is refused or fails, it has not killed."""
         if self._gone(epoch, partition):
             return
         # What it causes goes out when its name was taken back: else the two commits could cross.
         partition.publishing, position = True, partition.watermark.position
         try:
-            await self._remember(partition.tp, position, partition.suspicion.metadata())
+            await self._remember(partition.tp, position, note)
             await self._prepare_now(epoch, [item])
             while not self._gone(epoch, partition) and item.outputs is None and not item.errors:
                 await asyncio.sleep(0.002)

@@ -3,8 +3,8 @@
 What survives the death of a process is the metadata of a committed offset. Before a worker touches the first records
 of a partition it commits there how often this was done without any progress since; progress, or a clean leave, commits
 the count away. One death can have any cause. A worker that finds two takes the records that were in hand one at a
-time, and commits the offset of each before it touches it: the one that was named when the process died again is found,
-and after some deaths it becomes a dead letter.
+time, with nothing else prepared or run meanwhile, and commits the offset of each before it touches it and takes it back
+afterwards: the one that was named when the process died again is found, and after some deaths it is a dead letter.
 """
 
 from dataclasses import dataclass, replace
@@ -46,9 +46,7 @@ class Suspicion:
         return replace(self, deaths=self.deaths + 1)
 
     def trying(self, offset: int) -> "Suspicion":
-        """Returns what to commit before this record is tried alone; a suspect further on stays the suspect."""
-        if offset < self.offset:
-            return self
+        """Returns what to commit before this record is tried alone."""
         return replace(self, offset=offset, times=self.times + 1 if offset == self.offset else 1)
 
     def covers(self, offset: int) -> bool:

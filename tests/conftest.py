@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: brokers and a registry, each started once, where a test asks for it."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +27,16 @@ LANES = {
     "own_redis": ["redis"],
 }
 REAL = {marker for markers in LANES.values() for marker in markers}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Takes back what a command under test did to logging: its handler writes to a stream that is closed by then."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -29,13 +29,13 @@ def bridge(settings: Settings) -> None:
     """Serves until it is told to leave; raises SettingsError where settings do not fit together."""
     with codec(settings) as coder:
         made = Bridge(settings, coder)
+        server = _Server(_config(made))
         with _listening(settings) as port:
-            uvloop.run(serve(made, port))
+            uvloop.run(serve(made, server, port))
 
 
-async def serve(bridge: Bridge, port: socket.socket) -> None:
+async def serve(bridge: Bridge, server: uvicorn.Server, port: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; raises what ended the hearing of the stream, if that ever happens."""
-    server = _Server(_config(bridge))
     async with bridge.running() as hearing:
         serving = asyncio.get_running_loop().create_task(server.serve([port]))
         leaving = _Leaving(bridge, server)

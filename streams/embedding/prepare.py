@@ -59,6 +59,8 @@ class Workshop:
 
         int8 is made from the prepared float32, which is prepared first where it is missing. Raises ModelError.
         """
+        if model == loader.DETERMINISTIC:
+            raise ModelError(f"{model}: there is nothing to prepare, it has no model")
         source = weights.fingerprint(loader.find(model, revision).folder)
         there = prepared.by_source(self.models, source, precision)
         if there is not None:

@@ -1,5 +1,6 @@
 """What a cluster is handed is valid, strictly, and hardened; judged by the tools of the people who run clusters."""
 
+import os
 import re
 import subprocess
 from importlib.resources import files
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from tests.deploy import tools
-from tests.deploy.manifests import KUBERNETES, ROOT, Manifest, built, program, rendered
+from tests.deploy.manifests import KUBERNETES, ROOT, Manifest, built, of_kind, program, rendered
 from tests.support.java import Unavailable
 
 OVERLAYS = ("k8s/overlays/production", "k8s/overlays/dev")
@@ -20,6 +21,8 @@ PARTS = tuple(
     for path in sorted((ROOT / "k8s").glob("*/kustomization.yaml"))
     if path.parent.name != "base"
 )
+#: What an overlay may add to itself, beside what production has.
+COMPONENTS = ("keda/drain-time", "k8s/components/istio-sidecar", "k8s/components/model-volume")
 #: Group of a custom resource -> the project whose definitions describe it.
 PROJECTS = {
     "keda.sh": "keda",
@@ -78,6 +81,23 @@ def test_kubeconform_finds_nothing(folder: str, native_schemas: Path, tmp_path: 
         command += ["-skip", ",".join(left_out)]
     done = subprocess.run([*command, str(text)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_component_fits_onto_production(tmp_path: Path) -> None:
+    """What an overlay may add (drain time, sidecar, model volume) changes what it means to, and stays valid."""
+    here = {name: os.path.relpath(ROOT / name, tmp_path) for name in ("k8s/overlays/production", *COMPONENTS)}
+    base, *components = here.values()
+    kustomization = {"kind": "Kustomization", "resources": [base], "components": components}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    manifests = built(str(tmp_path))
+    for item in filter(native, manifests):
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+    worker = of_kind("ScaledObject", manifests)["sentence-streams-worker"]["spec"]
+    assert [trigger["type"] for trigger in worker["triggers"]] == ["kafka", "kafka", "prometheus", "prometheus"]
+    assert all("authenticationRef" in trigger for trigger in worker["triggers"][:2])
+    pods = {name: item["spec"]["template"] for name, item in of_kind("Deployment", manifests).items()}
+    assert pods["sentence-streams-bridge"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
+    assert "models" in {volume["name"] for volume in pods["sentence-streams-worker"]["spec"]["volumes"]}
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)

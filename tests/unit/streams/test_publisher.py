@@ -330,3 +330,17 @@ async def test_receipts_say_where_each_record_is(publisher: KafkaPublisher) -> N
     sizes = {partition: sum(receipt.partition == partition for receipt in first.values()) for partition in (0, 1)}
     for index, receipt in first.items():
         assert second[index] == Receipt(receipt.partition, receipt.offset + sizes[receipt.partition])
+
+
+async def test_what_nobody_waits_for_is_not_sent(publisher: KafkaPublisher, broker: type[FakeProducer]) -> None:
+    """A call that is cancelled takes back what is not on its way yet; what others sent behind it goes on."""
+    broker.receipts.clear()
+    first = asyncio.create_task(publisher.publish([Outgoing("t", None, b"first", partition=0)]))
+    await asyncio.sleep(0.01)  # it is on its way
+    given_up = asyncio.create_task(publisher.publish([Outgoing("t", None, b"given up", partition=0)]))
+    last = asyncio.create_task(publisher.publish([Outgoing("t", None, b"last", partition=0)]))
+    await asyncio.sleep(0.01)
+    given_up.cancel()
+    broker.receipts.set()
+    await asyncio.gather(first, last)
+    assert [value for _, values in broker.sent for value in values] == [b"first", b"last"]

@@ -143,6 +143,12 @@ def test_another_processor_is_measured_anew(tiny_source: Path, models: Path) -> 
     assert again.manifest.files == before.manifest.files
 
 
+def test_the_embedder_without_a_model_is_refused(tmp_path: Path) -> None:
+    """`deterministic` is no model: nobody asks a hub for it."""
+    with pytest.raises(ModelError, match="deterministic: there is nothing to prepare"):
+        Workshop(tmp_path, sentences()).prepare("deterministic", None, "float32")
+
+
 def test_a_change_of_configuration_is_another_model(tiny: Path, models: Path) -> None:
     """The same weights with another prompt are prepared on their own, beside the others."""
     edit(tiny / "config_sentence_transformers.json", prompts={"passage": "text: "})
