@@ -55,8 +55,12 @@ def main() -> None:
 
 
 def _settings() -> Any:
+    import structlog
+
     from streams.settings import load
 
+    # What a tool logs by the way must not mix with its results.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return load()
 
 
