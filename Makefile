@@ -63,7 +63,7 @@ bench: $(READY)  ## Measures the figures that README quotes.
 
 lock: $(READY)   ## Renews the lock files.
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
-		--extra dev --extra bundled-model --extra onnx-export -o requirements/dev.txt
+		--extra dev --extra bundled-model --extra onnx-export --extra openvino -o requirements/dev.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
 		--extra bundled-model --extra onnx-export --extra telemetry -o requirements/run.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \

@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     # Model
     model: str = Field(DEFAULT_MODEL, description="Model name, a folder, or `deterministic` (cheap, for tests).")
     model_revision: str | None = Field(None, description="Revision of the model; the default model is pinned.")
-    model_backend: Literal["auto", "torch", "onnx"] = Field(
+    model_backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
         "auto", description="What runs the model; auto: onnx where it is prepared for that, else torch."
     )
     model_precision: Literal["float32", "int8", "float16"] = Field(

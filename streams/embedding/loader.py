@@ -28,7 +28,7 @@ DETERMINISTIC = "deterministic"
 DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 DEFAULT_DIGEST = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-BACKENDS = ("auto", "torch", "onnx")
+BACKENDS = ("auto", "torch", "onnx", "openvino")
 #: Precisions that only one backend has.
 _ONLY = {"int8": "onnx", "float16": "torch"}
 #: What a machine with a CUDA device has: the driver's own, or that of a Windows host.
@@ -82,6 +82,8 @@ def load(
     models = models or prepared.default_folder()
     if only == "onnx":
         return _on_onnx(model, revision, precision, models, threads)
+    if only == "openvino":
+        return _on_openvino(model, revision, precision, models, threads)
     if only == "torch" or _has_cuda():
         return _on_torch(model, revision, precision, threads)
     try:
@@ -110,7 +112,19 @@ def _on_onnx(model: str, revision: str | None, precision: str, models: Path, thr
     from streams.embedding.onnx_backend import load_onnx
 
     found = _prepared(model, revision, precision, models)
-    embedder = load_onnx(found, threads)
+    return _checked(load_onnx(found, threads), found)
+
+
+def _on_openvino(model: str, revision: str | None, precision: str, models: Path, threads: int) -> Embedder:
+    if importlib.util.find_spec("openvino") is None:
+        raise ModelError("the backend openvino is not installed: install the extra sentence-streams[openvino]")
+    from streams.embedding.openvino_backend import load_openvino
+
+    found = _prepared(model, revision, precision, models)
+    return _checked(load_openvino(found, threads), found)
+
+
+def _checked(embedder: Embedder, found: Prepared) -> Embedder:
     golden.check(embedder, golden.unpacked(found.manifest.golden))
     return embedder
 

@@ -37,6 +37,13 @@ def on_onnx(config: pytest.Config) -> Embedder:
     return load_onnx(prepared_default(kept(config), "float32"))
 
 
+def on_openvino(config: pytest.Config) -> Embedder:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    from streams.embedding.openvino_backend import load_openvino
+
+    return load_openvino(prepared_default(kept(config), "float32"))
+
+
 def in_8_bits(config: pytest.Config) -> Embedder:
     return load_onnx(prepared_default(kept(config), "int8"))
 
@@ -50,6 +57,7 @@ def without_model(_: pytest.Config) -> Embedder:
     params=[
         pytest.param(on_torch, marks=pytest.mark.model, id="torch"),
         pytest.param(on_onnx, marks=pytest.mark.model, id="onnx"),
+        pytest.param(on_openvino, marks=pytest.mark.model, id="openvino"),
         pytest.param(in_8_bits, marks=pytest.mark.model, id="int8"),
         pytest.param(without_model, id="deterministic"),
     ],

@@ -166,6 +166,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(loader, "_on_onnx", backend("onnx"))
     monkeypatch.setattr(loader, "_on_torch", backend("torch"))
+    monkeypatch.setattr(loader, "_on_openvino", backend("openvino"))
     monkeypatch.setattr(loader, "_has_cuda", lambda: False)
     return asked
 
@@ -182,6 +183,7 @@ def fails(error: ModelError) -> Callable[..., None]:
     [
         ("torch", "float32", "torch"),
         ("onnx", "float32", "onnx"),
+        ("openvino", "float32", "openvino"),
         ("auto", "float32", "onnx"),
         ("auto", "int8", "onnx"),
         ("onnx", "int8", "onnx"),
@@ -196,7 +198,7 @@ def test_a_backend_is_chosen(backend: str, precision: str, expected: str, chosen
     assert chosen == [expected]
 
 
-@pytest.mark.parametrize(("backend", "precision"), [("torch", "int8"), ("onnx", "float16")])
+@pytest.mark.parametrize(("backend", "precision"), [("torch", "int8"), ("openvino", "int8"), ("onnx", "float16")])
 def test_a_precision_its_backend_has_not_is_refused(backend: str, precision: str, chosen: list[str]) -> None:
     """No other precision is served in its place."""
     with pytest.raises(ModelError, match=f"precision {precision}: computed by the backend .*, not by {backend}"):
