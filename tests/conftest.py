@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 
 from streams.brokers.embedded import EmbeddedBroker
 from tests.support.java import Unavailable
@@ -31,12 +32,13 @@ REAL = {marker for markers in LANES.values() for marker in markers}
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Takes back what a command under test did to logging: its handler writes to a stream that is closed by then."""
+    """Takes back what a command under test did to logging: it writes to a stream that is closed by then."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, structured = root.handlers[:], root.level, structlog.get_config()
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    structlog.configure(**structured)
 
 
 @pytest.fixture(scope="session")

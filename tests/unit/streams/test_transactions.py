@@ -71,7 +71,8 @@ async def test_a_takeover_that_waits_is_ended_by_the_next_call(publisher: Transa
     FakeProducer.broker.clear()
     late = asyncio.create_task(publisher.assign([P0, P1]))
     await asyncio.sleep(0.01)
-    await publisher.assign(())
+    async with asyncio.timeout(10):
+        await publisher.assign(())
     FakeProducer.broker.set()
     await late
     await asyncio.sleep(0.01)
