@@ -65,9 +65,10 @@ lock: $(READY)   ## Renews the lock files.
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
 		--extra dev --extra bundled-model --extra onnx-export --extra openvino -o requirements/dev.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
-		--extra bundled-model --extra onnx-export --extra telemetry -o requirements/run.txt
+		--extra bundled-model --extra onnx-export --extra telemetry --extra training --extra postgres --extra notify \
+		-o requirements/run.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \
-		--extra telemetry --override requirements/worker.overrides --constraint requirements/run.txt \
+		--extra telemetry --extra postgres --extra notify --override requirements/worker.overrides --constraint requirements/run.txt \
 		-o requirements/worker.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header requirements/bootstrap.in \
 		-o requirements/bootstrap.txt
