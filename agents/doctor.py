@@ -22,7 +22,7 @@ from agents.console import print_json, table, waiting
 from agents.reference import is_secret
 from schemas.contracts import current
 from schemas.errors import StreamsError
-from schemas.records import Alert, Embedding, Reply, Score, Sentence
+from schemas.records import Alert, Embedding, ModelCommand, Reply, Score, Sentence
 from streams.brokers.admin import CannotShrink, TopicSpec, TopicState, describe, difference
 from streams.settings import PREFIX, Settings, names
 from streams.topics import specs
@@ -170,7 +170,8 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         return
     kinds: dict[str, type] = dict.fromkeys(request_topics(settings).values(), Sentence)
     kinds |= dict.fromkeys([settings.topic_replies, settings.topic_kept_replies], Reply)
-    kinds |= {settings.topic_embeddings: Embedding, settings.topic_scores: Score, settings.topic_alerts: Alert}
+    kinds |= {settings.topic_embeddings: Embedding, settings.topic_scores: Score}
+    kinds |= {settings.topic_alerts: Alert, settings.topic_models: ModelCommand}
     try:
         with client:
             yield _compatibility(client)

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from schemas.headers import Headers
-from schemas.records import Alert, Embedding, Record, Reply, Score, ScoreStatus, Sentence
+from schemas.records import Alert, Embedding, ModelCommand, Record, Reply, Score, ScoreStatus, Sentence
 
 #: Characters of a text that a line shows.
 SHORT = 80
@@ -105,6 +105,9 @@ def _parts(item: Item, *, vectors: bool) -> list[str]:
             return [shortened(_text(reply.correlation_id) or ""), *_reply_parts(reply, vectors=vectors)]
         case Alert() as alert:
             return [alert.severity, shortened(alert.kind), shortened(alert.subject), shortened(alert.message)]
+        case ModelCommand() as command:
+            active = command.active.name if command.active else "as the settings say"
+            return [f"{command.kind}:{shortened(command.alias)}", shortened(active), shortened(command.reason)]
 
 
 def _embedding_parts(embedding: Embedding, *, vectors: bool) -> list[str]:

@@ -13,6 +13,8 @@ from schemas.avro import Type, parse
 from schemas.records import (
     Alert,
     Embedding,
+    ModelCommand,
+    ModelKind,
     Overflow,
     Reply,
     ReplyError,
@@ -22,6 +24,7 @@ from schemas.records import (
     Served,
     Severity,
     Source,
+    Target,
     Timings,
 )
 
@@ -32,11 +35,13 @@ FILES: Final[Mapping[type, str]] = {
     Score: "score.avsc",
     Reply: "reply.avsc",
     Alert: "alert.avsc",
+    ModelCommand: "model_command.avsc",
 }
 
 #: What makes each named type of the contracts.
 MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
-    made.__name__: made for made in (*FILES, Source, Overflow, ScoreStatus, ReplyError, Served, Timings, Severity)
+    made.__name__: made
+    for made in (*FILES, Source, Overflow, ScoreStatus, ReplyError, Served, Timings, Severity, ModelKind, Target)
 }
 
 #: The two bytes that open a value in Avro's single-object encoding; eight bytes of fingerprint follow.
@@ -64,7 +69,7 @@ def current(kind: type) -> Contract:
 def by_fingerprint() -> Mapping[bytes, Contract]:
     """Every schema that any version of this product has written, of all records."""
     released = (files("schemas") / "released").iterdir()
-    texts = [(version / name).read_text("utf-8") for version in released for name in FILES.values()]
+    texts = [file.read_text("utf-8") for version in released for file in version.iterdir()]
     every = [*map(_contract, texts), *(current(kind) for kind in FILES)]
     return {contract.fingerprint: contract for contract in every}
 

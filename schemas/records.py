@@ -30,6 +30,13 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class ModelKind(StrEnum):
+    """What an alias of sentence.models stands for."""
+
+    EMBEDDER = "embedder"
+    SCORER = "scorer"
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """One sentence to embed and, where scorers are named, to score."""
@@ -192,5 +199,48 @@ class Alert:
     at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One model or scorer, of one version."""
+
+    #: What results call it.
+    name: str
+    #: Of its repository; None: the one that the name stands for.
+    revision: str | None = None
+    #: sha256 of the weights that it must have, in hex; None: not pinned.
+    digest: str | None = None
+    #: None: as the worker's settings say.
+    precision: str | None = None
+    #: A model's name or folder, or the digest of an artifact.
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCommand:
+    """All that is decided of one alias; see `streams.models.routing` for how one leads to the next."""
+
+    id: str
+    kind: ModelKind
+    alias: str
+    #: None: what the worker's own settings say.
+    active: Target | None = None
+    #: What a rollback goes back to.
+    previous: Target | None = None
+    #: Does the same work for `shadow_share` of the sentences (0 to 1), and publishes nothing.
+    shadow: Target | None = None
+    shadow_share: float = 0.0
+    #: Answers `share` of the sentences (0 to 1).
+    trial: Target | None = None
+    share: float = 0.0
+    #: Taken out of service by a person.
+    disabled: bool = False
+    #: Taken out of service by the kill switch.
+    quarantined: bool = False
+    reason: str = ""
+    by: str = ""
+    #: Milliseconds since 1970 UTC.
+    at: int
+
+
 #: Any record this product reads or writes.
-Record = Sentence | Embedding | Score | Reply | Alert
+Record = Sentence | Embedding | Score | Reply | Alert | ModelCommand

@@ -28,6 +28,7 @@ TOPICS = (
     "topic_replies",
     "topic_kept_replies",
     "topic_alerts",
+    "topic_models",
 )
 #: What Kafka allows as a topic's name, and what a client can connect to.
 TOPIC = re.compile(r"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}")
@@ -136,6 +137,7 @@ class Settings(BaseSettings):
         "sentence.replies.kept", description="Replies that the bridge keeps for whoever asks for them by id."
     )
     topic_alerts: str = Field("sentence.alerts", description="What a person should look at.")
+    topic_models: str = Field("sentence.models", description="What each alias of a model stands for.")
     reply_topics: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Further topics that requests may name for their replies, separated by commas."
     )

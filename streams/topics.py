@@ -14,6 +14,9 @@ REPLY_RETENTION, REPLY_SEGMENT = 60 * 60 * 1000, 10 * 60 * 1000
 #: Milliseconds that alerts are kept.
 ALERT_RETENTION = 30 * 24 * 60 * 60 * 1000
 
+#: What every worker reads to its end as it starts: one partition, so that all see the same order, kept small.
+MODELS = {"cleanup.policy": "compact", "segment.ms": str(24 * 60 * 60 * 1000), "min.cleanable.dirty.ratio": "0.1"}
+
 
 def lanes(settings: Settings) -> tuple[Lane, ...]:
     """Returns the lanes this worker serves, most urgent first."""
@@ -65,4 +68,5 @@ def specs(settings: Settings) -> list[TopicSpec]:
         settings.topic_kept_replies: replies,
         settings.topic_alerts: alerts,
     }
-    return [TopicSpec(name, settings.partitions, settings.replication, config) for name, config in configs.items()]
+    found = [TopicSpec(name, settings.partitions, settings.replication, config) for name, config in configs.items()]
+    return [*found, TopicSpec(settings.topic_models, 1, settings.replication, MODELS)]

@@ -16,6 +16,8 @@ from schemas.framing import confluent
 from schemas.records import (
     Alert,
     Embedding,
+    ModelCommand,
+    ModelKind,
     Overflow,
     Reply,
     ReplyError,
@@ -25,6 +27,7 @@ from schemas.records import (
     Served,
     Severity,
     Source,
+    Target,
     Timings,
 )
 from schemas.registry import WriterSchema
@@ -98,7 +101,20 @@ ALERT = Alert(
     since=1_700_000_000_000,
     at=1_700_000_001_000,
 )
-RECORDS = (SENTENCE, EMBEDDING, SCORE, REPLY, ALERT)
+COMMAND = ModelCommand(
+    id="m-1",
+    kind=ModelKind.SCORER,
+    alias="topic",
+    active=Target(name="topic", revision="2", digest="53aa5117", precision="float32", source="9f86d081"),
+    previous=Target(name="topic", source="/models/topic"),
+    trial=Target(name="topic", source="60303ae2"),
+    share=0.25,
+    disabled=True,
+    reason="Labels of the new season.",
+    by="anna",
+    at=1_700_000_000_789,
+)
+RECORDS = (SENTENCE, EMBEDDING, SCORE, REPLY, ALERT, COMMAND)
 
 _text = st.text(st.characters(codec="utf-8"), max_size=40)
 _name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -196,7 +212,27 @@ alerts = st.builds(
     since=_long,
     at=_long,
 )
-records = sentences | embeddings() | scores | replies | alerts
+targets = st.builds(
+    Target, name=_text, revision=st.none() | _text, digest=st.none() | _text, precision=st.none() | _text, source=_text
+)
+commands = st.builds(
+    ModelCommand,
+    id=_text,
+    kind=st.sampled_from(ModelKind),
+    alias=_text,
+    active=st.none() | targets,
+    previous=st.none() | targets,
+    shadow=st.none() | targets,
+    shadow_share=_number,
+    trial=st.none() | targets,
+    share=_number,
+    disabled=st.booleans(),
+    quarantined=st.booleans(),
+    reason=_text,
+    by=_text,
+    at=_long,
+)
+records = sentences | embeddings() | scores | replies | alerts | commands
 
 
 def codecs() -> tuple[Codec, Codec]:

@@ -63,4 +63,4 @@ def test_every_named_type_has_a_maker():
     """Each named type of the contracts is made by the class of the same name."""
     assert MAKERS["Embedding"] is Embedding
     names = {"Sentence", "Embedding", "Score", "Source", "Overflow", "ScoreStatus", "Alert", "Severity"}
-    assert set(MAKERS) == names | {"Reply", "ReplyError", "Served", "Timings"}
+    assert set(MAKERS) == names | {"Reply", "ReplyError", "Served", "Timings", "ModelCommand", "ModelKind", "Target"}

@@ -29,6 +29,7 @@ WRONG: dict[str, list[str]] = {
     "topic_replies": ["sentence.requests", "sentence.dead-letters", "no!"],
     "topic_kept_replies": ["sentence.replies", "no!"],
     "topic_alerts": ["sentence.replies", "no!"],
+    "topic_models": ["sentence.alerts", "no!"],
     "request_timeout": ["0", "601", "soon"],
     "max_items": ["0", "2049", "x"],
     "max_text": ["0", "1000001", "x"],

@@ -91,8 +91,17 @@ def test_every_topic_is_provisioned_once_as_the_settings_say() -> None:
         "sentence.replies",
         "sentence.replies.kept",
         "sentence.alerts",
+        "sentence.models",
     ]
-    assert {(spec.partitions, spec.replication) for spec in found} == {(3, 2)}
+    assert {spec.replication for spec in found} == {2}
+    assert {spec.partitions for spec in found if spec.name != "sentence.models"} == {3}
+
+
+def test_commands_about_models_are_kept_by_key_in_one_order() -> None:
+    """The last state of each alias is never lost, and all workers read all commands in the same order."""
+    (spec,) = [spec for spec in specs(load()) if spec.name == "sentence.models"]
+    assert spec.partitions == 1
+    assert spec.config["cleanup.policy"] == "compact"
 
 
 def test_requests_and_dead_letters_are_kept_by_time_results_by_key() -> None:
