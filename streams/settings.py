@@ -173,6 +173,10 @@ class Settings(BaseSettings):
         None,
         description="Folder of the models that `models prepare` made; unset: ~/.cache/sentence-streams/models.",
     )
+    artifacts: str | None = Field(
+        None,
+        description="Where trained models and files lie: a folder, or s3://, gs:// or az:// with a bucket; unset: ~/.local/share/sentence-streams/artifacts.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="Processor threads of the model; 0: one a processor.")
     token_budget: int = Field(
         0,
@@ -355,6 +359,13 @@ class Settings(BaseSettings):
     def _url(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("expected a URL that begins with https:// or http://")
+        return value
+
+    @field_validator("artifacts")
+    @classmethod
+    def _place(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not value.startswith(("s3://", "gs://", "az://")):
+            raise ValueError("expected a folder, or a URL that begins with s3://, gs:// or az://")
         return value
 
     @field_validator("redis_url")

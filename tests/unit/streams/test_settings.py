@@ -43,6 +43,7 @@ WRONG: dict[str, list[str]] = {
     "results_cleanup": ["keep"],
     "retention_results": ["59", "7d"],
     "model_backend": ["tensorflow"],
+    "artifacts": ["ftp://host/models", "https://bucket.example"],
     "threads": ["-1", "1025", "all"],
     "token_budget": ["-1", "1000001", "x"],
     "queue_records": ["0", "1000001", "x"],
