@@ -9,16 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.errors import Retry, StreamsError
 
+if TYPE_CHECKING:  # the library's names for types are not there when it runs
+    from obstore.store import RetryConfig
+
 #: Schemes of places that are not folders.
 SCHEMES = ("s3", "gs", "az")
 # A caller waits: the library's three minutes of retries would outlast every deadline.
-_RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+_RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
 class BadPlace(StreamsError):
@@ -47,7 +51,7 @@ def open_store(place: str | None) -> ObjectStore:
         if where.split("://")[0] not in SCHEMES:
             raise BadPlace(f"{where}: expected a folder, or a URL with s3://, gs:// or az://")
         try:
-            return from_url(where, retry_config=_RETRIES)  # type: ignore[arg-type] # a TypedDict, by another name
+            return from_url(where, retry_config=_RETRIES)
         except ValueError as error:
             raise BadPlace(f"{where}: {first_line(error)}") from None
 

@@ -48,7 +48,7 @@ def test_the_digest_is_of_names_and_contents(place: str) -> None:
 
 @pytest.mark.parametrize("name", ["head.safetensors", "another.json"])
 def test_a_change_is_found_at_the_load(place: str, name: str) -> None:
-    """A changed file and one that somebody added: nothing of such an artifact is handed out; putting it again heals it."""
+    """A changed file, or one that somebody added: nothing is handed out; putting the artifact again heals it."""
     store = ArtifactStore.at(place)
     found = store.put(FILES)
     obstore.put(open_store(place), f"artifacts/{found}/{name}", b"changed")
