@@ -66,7 +66,7 @@ def test_a_worker_whose_model_is_not_what_it_was_never_joins(stream: Stream, tmp
     pooling = folder / "1_Pooling" / "config.json"
     settings = json.loads(pooling.read_text())
     pooling.write_text(json.dumps(settings | {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}))
-    worker = stream.start(model=str(folder))
+    worker = stream.start(model=str(folder), model_backend="torch")
     assert worker.exit() == 1
     assert_one_line(worker, "golden check: sentence 1: cosine")
     admin = AdminClient({"bootstrap.servers": stream.servers, "log_level": 0})
