@@ -65,14 +65,18 @@ RUN --mount=type=cache,target=/root/.cache/huggingface \
 
 # -- what runs -----------------------------------------------------------------------------------------------------
 FROM base AS runtime
+ARG PYTHON
 ARG VERSION=0.0.0
 ARG REVISION=unknown
+ARG SOURCE=""
 ARG MODEL=sentence-transformers/all-MiniLM-L6-v2
 ARG MODEL_REVISION=""
 ARG MODEL_PRECISION=float32
 LABEL org.opencontainers.image.title="sentence-streams" \
     org.opencontainers.image.description="Sentences in as Avro events on Kafka, embeddings and scores out." \
     org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="docker.io/library/python:${PYTHON}" \
+    org.opencontainers.image.source="${SOURCE}" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"
 RUN groupadd --gid 10001 streams \

@@ -21,8 +21,9 @@ PARTS = tuple(
     for path in sorted((ROOT / "k8s").glob("*/kustomization.yaml"))
     if path.parent.name != "base"
 )
-#: What an overlay may add to itself, beside what production has.
-COMPONENTS = ("keda/drain-time", "k8s/components/istio-sidecar", "k8s/components/model-volume")
+#: What an overlay may add to itself, beside what production has; its model comes from one place.
+COMPONENTS = ("keda/drain-time", "k8s/components/istio-sidecar")
+MODELS = ("k8s/components/model-volume", "k8s/components/model-fetch")
 #: Group of a custom resource -> the project whose definitions describe it.
 PROJECTS = {
     "keda.sh": "keda",
@@ -65,7 +66,19 @@ def test_native_kinds_are_valid_and_every_field_is_known(folder: str) -> None:
 @pytest.mark.parametrize("folder", [*OVERLAYS, *PARTS])
 def test_kubeconform_finds_nothing(folder: str, native_schemas: Path, tmp_path: Path) -> None:
     """kubeconform, strict: native kinds, and custom ones against the definitions of the projects they come from."""
-    manifests, text = built(folder), tmp_path / "all.yaml"
+    conform(built(folder), native_schemas, tmp_path / "all.yaml")
+
+
+def test_the_chart_conforms_with_everything_on(native_schemas: Path, tmp_path: Path) -> None:
+    """What only the chart has (the Prometheus operator's kinds, pull secrets, cloud roles, a digest) is valid, too."""
+    options = ("imagePullSecrets[0].name=pull", "serviceAccount.annotations.role=one", "monitoring.enabled=true")
+    chosen = ("--set", ",".join([*options, f"image.digest=sha256:{'0' * 64}"]))
+    assert {"PodMonitor", "PrometheusRule"} <= {item["kind"] for item in rendered(*chosen)}
+    conform(rendered(*chosen), native_schemas, tmp_path / "all.yaml")
+
+
+def conform(manifests: tuple[Manifest, ...], native_schemas: Path, text: Path) -> None:
+    """Fails where kubeconform finds a field that is none, or has another type."""
     locations = [f"{native_schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"]
     for project in sorted({PROJECTS[group(item)] for item in manifests if group(item) in PROJECTS}):
         try:
@@ -83,10 +96,11 @@ def test_kubeconform_finds_nothing(folder: str, native_schemas: Path, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_component_fits_onto_production(tmp_path: Path) -> None:
-    """What an overlay may add (drain time, sidecar, model volume) changes what it means to, and stays valid."""
-    here = {name: os.path.relpath(ROOT / name, tmp_path) for name in ("k8s/overlays/production", *COMPONENTS)}
-    base, *components = here.values()
+@pytest.mark.parametrize("models", MODELS)
+def test_every_component_fits_onto_production(models: str, tmp_path: Path) -> None:
+    """What an overlay may add (drain time, sidecar, a model) changes what it means to, and stays valid."""
+    folders = ("k8s/overlays/production", *COMPONENTS, models)
+    base, *components = (os.path.relpath(ROOT / name, tmp_path) for name in folders)
     kustomization = {"kind": "Kustomization", "resources": [base], "components": components}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     manifests = built(str(tmp_path))
@@ -97,7 +111,10 @@ def test_every_component_fits_onto_production(tmp_path: Path) -> None:
     assert all("authenticationRef" in trigger for trigger in worker["triggers"][:2])
     pods = {name: item["spec"]["template"] for name, item in of_kind("Deployment", manifests).items()}
     assert pods["sentence-streams-bridge"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
-    assert "models" in {volume["name"] for volume in pods["sentence-streams-worker"]["spec"]["volumes"]}
+    worker_pod = pods["sentence-streams-worker"]["spec"]
+    assert "models" in {volume["name"] for volume in worker_pod["volumes"]}
+    assert {"name": "models", "mountPath": "/models", "readOnly": True} in worker_pod["containers"][0]["volumeMounts"]
+    assert of_kind("NetworkPolicy", manifests)["model-hub"]["spec"]["policyTypes"] == ["Egress"]
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
@@ -120,10 +137,3 @@ def test_helm_lint_finds_nothing() -> None:
     command = [program("helm"), "lint", "--strict", "--kube-version", KUBERNETES, str(ROOT / "k8s/helm")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_chart_renders_valid_objects_with_everything_on() -> None:
-    """What only the chart has (a release of another name, pull secrets, cloud roles) is valid, too."""
-    options = ("--set", "imagePullSecrets[0].name=pull", "--set", "serviceAccount.annotations.role=one")
-    for item in filter(native, rendered(*options, "--set", f"image.digest=sha256:{'0' * 64}")):
-        kubernetes_validate.validate(item, KUBERNETES, strict=True)

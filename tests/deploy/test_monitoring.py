@@ -6,14 +6,18 @@ import runpy
 import shutil
 import subprocess
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
 import pytest
+import structlog
 import yaml
 
 from agents.bridge.metrics import BridgeMetrics
+from streams.observe.logs import configure
 from streams.observe.metrics import Metrics
+from streams.settings import load
 from tests.deploy.manifests import ROOT, built, of_kind, program
 
 FOLDER = ROOT / "k8s/monitoring"
@@ -157,6 +161,22 @@ def test_alerts_reach_whom_they_concern(labels: dict[str, str], receivers: str) 
         [*command, *(f"{name}={text}" for name, text in labels.items())], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_log_shipper_reads_what_our_pods_write(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files are those of our containers, its fields those of our lines, and its pipeline is made of its parts."""
+    shipper = yaml.safe_load((FOLDER / "logs.yaml").read_text())
+    (pattern,) = shipper["receivers"]["filelog"]["include"]
+    for item in of_kind("Deployment", built("k8s/overlays/production")).values():
+        pod, namespace = item["spec"]["template"]["spec"], item["metadata"]["namespace"]
+        assert fnmatch(f"/var/log/pods/{namespace}_pod_uid/{pod['containers'][0]['name']}/0.log", pattern)
+    configure(load())
+    structlog.get_logger("test").warning("event", trace_id="0af7651916cd43dd8448eb211c80319c")
+    line = json.loads(capsys.readouterr().err)
+    by_type = {step["type"]: step for step in shipper["receivers"]["filelog"]["operators"]}
+    assert by_type["severity_parser"]["parse_from"].removeprefix("attributes.") in line
+    for part in ("receivers", "processors", "exporters"):
+        assert set(shipper["service"]["pipelines"]["logs"][part]) <= shipper[part].keys()
 
 
 def test_every_alert_has_a_route() -> None:

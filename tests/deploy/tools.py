@@ -158,8 +158,15 @@ def schemas(project: str) -> Path:
     return folder
 
 
+class Definitions(yaml.CSafeLoader):
+    """Takes a lone `=` as the text it is in every other YAML library."""
+
+
+Definitions.add_constructor("tag:yaml.org,2002:value", yaml.CSafeLoader.construct_yaml_str)
+
+
 def _definitions(path: Path) -> Iterator[tuple[str, Any]]:
-    for crd in yaml.load_all(path.read_text(), yaml.CSafeLoader):
+    for crd in yaml.load_all(path.read_text(), Definitions):
         if not crd or crd.get("kind") != "CustomResourceDefinition":
             continue
         for version in crd["spec"]["versions"]:
