@@ -95,7 +95,7 @@ class Worker:
             if settings.delivery == "exactly_once"
             else KafkaPublisher(link, metrics)
         )
-        self._alerts = Alerts(codec, settings.topic_alerts, self._publisher.publish)
+        self.alerts = Alerts(codec, settings.topic_alerts, self._publisher.publish, _notify(settings))
         self._tracing = open_tracing(settings, stage.name)
         self._drain_timeout = settings.drain_timeout
         self.pipeline: Pipeline[Any] = Pipeline(
@@ -111,9 +111,9 @@ class Worker:
             on_lost=lambda: self.app.consumer.rejoin(),
             remember=lambda *note: self.app.consumer.remember(*note),
             retries=Retries(settings.retry_attempts, settings.retry_seconds),
-            brake=Brake(settings.dead_letter_limit, metrics, group, self._alerts.tell),
+            brake=Brake(settings.dead_letter_limit, metrics, group, self.alerts.tell),
             tracing=self._tracing,
-            tell=self._alerts.tell,
+            tell=self.alerts.tell,
         )
         self.app = _app(settings, group, self.pipeline, metrics, link)
         self.app.publisher = self._publisher
@@ -165,7 +165,7 @@ class Worker:
         self.app.leave_by = time.monotonic() + self._drain_timeout
         await self.app.stop()
         await self.pipeline.stop()
-        await self._alerts.stop()
+        await self.alerts.stop()
         await self._publisher.stop()
         await self.health.stop()
         self._tracing.close()
@@ -175,6 +175,14 @@ class Worker:
         log.critical("crashed", error=repr(error), exc_info=error)
         if not self._crash.done():
             self._crash.set_result(error)
+
+
+def _notify(settings: Settings) -> Callable[[str, str], bool] | None:
+    if settings.notify_urls is None:
+        return None
+    from streams.observe.notify import Notifier  # only where it is used: it takes seconds to import
+
+    return Notifier(settings.notify_urls.get_secret_value()).send
 
 
 def _app(settings: Settings, group: str, pipeline: Pipeline[Any], metrics: Metrics, link: dict[str, Any]) -> StreamApp:

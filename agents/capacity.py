@@ -109,7 +109,9 @@ async def _measure(
     budget = settings.token_budget or embedder.token_budget
     worker, made = await _busy(stage, settings, settings.topic_requests, values, budget, seconds)
     say("measuring a scorer")
-    scoring = ScoreStage(configured_scorers(settings, embedder), codec, settings.topic_scores)
+    scoring = ScoreStage(
+        configured_scorers(settings, embedder), codec, settings.topic_scores, settings.topic_quarantine
+    )
     scorer, _ = await _busy(scoring, settings, settings.topic_embeddings, made, BATCH, seconds)
     return worker, scorer
 

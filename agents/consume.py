@@ -64,6 +64,7 @@ def known(settings: Settings) -> dict[str, tuple[str, type[Any]]]:
     return {
         "embeddings": (settings.topic_embeddings, Embedding),
         "scores": (settings.topic_scores, Score),
+        "quarantine": (settings.topic_quarantine, Score),
         "replies": (settings.topic_replies, Reply),
         "kept-replies": (settings.topic_kept_replies, Reply),
         "dead-letters": (settings.topic_dead_letters, Letter),

@@ -11,6 +11,7 @@ import structlog
 
 from agents.app import Worker
 from agents.clients import codec
+from agents.quality import Watch, guard
 from streams import topics
 from streams.cache import open_cache
 from streams.embedding.embedder import Embedder
@@ -19,17 +20,22 @@ from streams.embedding.replies import Replies
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
 from streams.observe.metrics import Metrics
-from streams.scoring.loader import load_scorers
+from streams.scoring.guard import Fallback
+from streams.scoring.loader import load_scorers, read_fallbacks
 from streams.scoring.scorer import Scorer
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+#: The scorers of those who configure none.
+BUNDLED = files("agents") / "samples" / "labels.toml"
+
 
 def worker(settings: Settings) -> None:
     """Embeds until it is told to leave; raises StreamsError where it cannot start."""
     embedder = checked_embedder(settings)
-    asyncio.run(serve(settings, embedder, configured_scorers(settings, embedder)))
+    scorers, fallbacks = configured_scorers(settings, embedder), configured_fallbacks(settings)
+    asyncio.run(serve(settings, embedder, scorers, fallbacks))
 
 
 def checked_embedder(settings: Settings) -> Embedder:
@@ -42,8 +48,14 @@ def checked_embedder(settings: Settings) -> Embedder:
 
 def configured_scorers(settings: Settings, embedder: Embedder) -> dict[str, Scorer]:
     """Loads the scorers; the model embeds their example sentences. Raises ScorerFileError."""
-    with as_file(files("agents") / "samples" / "labels.toml") as bundled:
+    with as_file(BUNDLED) as bundled:
         return load_scorers(settings.scorers_file or bundled, embedder)
+
+
+def configured_fallbacks(settings: Settings) -> dict[str, Fallback]:
+    """Reads what answers in place of each scorer. Raises ScorerFileError."""
+    with as_file(BUNDLED) as bundled:
+        return read_fallbacks(settings.scorers_file or bundled)
 
 
 def labels(embedder: Embedder) -> dict[str, str]:
@@ -62,13 +74,19 @@ def group(settings: Settings) -> str:
     return f"{settings.group}-replay" if settings.lanes == (LaneName.REPLAY,) else settings.group
 
 
-async def serve(settings: Settings, embedder: Embedder, scorers: Mapping[str, Scorer] = MappingProxyType({})) -> None:
+async def serve(
+    settings: Settings,
+    embedder: Embedder,
+    scorers: Mapping[str, Scorer] = MappingProxyType({}),
+    fallbacks: Mapping[str, Fallback] = MappingProxyType({}),
+) -> None:
     """Joins the group and embeds until SIGTERM; a request that waits for a reply may ask for `scorers`, too."""
-    metrics = Metrics()
+    metrics, watch = Metrics(), Watch()
     metrics.model.labels(**labels(embedder)).set(1)
     cache = open_cache(settings, metrics)
     with codec(settings) as records, closing(cache) if cache else nullcontext():
-        replies = Replies(records, topics.for_replies(settings), embedder.identity, scorers)
+        judge = guard(settings, metrics, fallbacks, watch)
+        replies = Replies(records, topics.for_replies(settings), embedder.identity, scorers, judge)
         stage = EmbedStage(
             embedder,
             records,
@@ -77,5 +95,7 @@ async def serve(settings: Settings, embedder: Embedder, scorers: Mapping[str, Sc
             replies=replies,
             cache=cache,
         )
-        budget = embedder.token_budget
-        await Worker(settings, group(settings), topics.lanes(settings), stage, records, metrics, budget, replies).run()
+        budget, lanes = embedder.token_budget, topics.lanes(settings)
+        worker = Worker(settings, group(settings), lanes, stage, records, metrics, budget, replies)
+        watch.tell = worker.alerts.tell
+        await worker.run()

@@ -19,7 +19,7 @@ from streams import topics
 from streams.brokers.admin import provision
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
-from streams.ranges import BEGINNING, END, PATIENCE, Range, Ranges, lag, resolve, scan, size
+from streams.ranges import BEGINNING, END, PATIENCE, Range, Ranges, UnknownTopic, lag, resolve, scan, size
 from streams.records import Record, TopicPartition
 from streams.replay import Counts, InProcess, Plan, Selection, Yielding, copier, following, survey
 from streams.scoring.stage import ScoreStage
@@ -95,7 +95,8 @@ def _check(settings: Settings, job: Job) -> None:
     topic = job.selection.topic
     if job.rescore and topic != settings.topic_embeddings:
         raise NotForReplay(f"--re-score reads embeddings: expected the topic {settings.topic_embeddings}, got {topic}")
-    results = {settings.topic_embeddings, settings.topic_scores, *topics.for_replies(settings)}
+    results = {settings.topic_embeddings, settings.topic_scores, settings.topic_quarantine}
+    results |= topics.for_replies(settings)
     if not job.rescore and topic in results:
         raise NotForReplay(f"{topic} holds results: replay a request topic, or score embeddings again with --re-score")
     if topic == settings.topic_replay:
@@ -195,7 +196,15 @@ def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -
     if job.rescore:
         from agents.score import BATCH, configured
 
-        return InProcess(ScoreStage(configured(settings), coder, settings.topic_scores), BATCH)
+        quarantined = asyncio.run(_quarantined(settings, admin))
+        scoring = ScoreStage(
+            configured(settings),
+            coder,
+            settings.topic_scores,
+            settings.topic_quarantine,
+            settles=quarantined.__contains__,
+        )
+        return InProcess(scoring, BATCH)
     if job.model is None or job.output is None:
         return copier(settings.topic_replay)
     from agents.embed import checked_embedder
@@ -205,6 +214,21 @@ def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -
     _provide(settings, admin, job.output)
     stage = EmbedStage(embedder, coder, job.output, publish_text=settings.publish_text)
     return InProcess(stage, settings.token_budget or embedder.token_budget)
+
+
+async def _quarantined(settings: Settings, admin: AdminClient) -> set[bytes]:
+    """Keys of the scores that lie in quarantine."""
+    keys: set[bytes] = set()
+    try:
+        ranges = resolve(admin, settings.topic_quarantine, BEGINNING, END)
+    except UnknownTopic:
+        return keys
+    async with aclosing(scan(connection(settings), ranges)) as batches:
+        async for batch in batches:
+            for record in batch.records:
+                if record.key is not None:
+                    (keys.discard if record.value is None else keys.add)(record.key)
+    return keys
 
 
 def _provide(settings: Settings, admin: AdminClient, topic: str) -> None:

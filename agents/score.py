@@ -1,12 +1,16 @@
 """The scorer: reads embeddings and publishes what each scorer says of them."""
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from agents.app import Worker
 from agents.clients import codec
-from agents.embed import checked_embedder, configured_scorers
+from agents.embed import checked_embedder, configured_fallbacks, configured_scorers
+from agents.quality import Watch, guard
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
+from streams.scoring.guard import Fallback
 from streams.scoring.scorer import Scorer
 from streams.scoring.stage import ScoreStage
 from streams.settings import Settings
@@ -17,8 +21,8 @@ BATCH = 256
 
 def score(settings: Settings) -> None:
     """Scores until it is told to leave; raises StreamsError where it cannot start."""
-    scorers = configured(settings)
-    asyncio.run(serve(settings, scorers))
+    scorers, fallbacks = configured(settings), configured_fallbacks(settings)
+    asyncio.run(serve(settings, scorers, fallbacks))
 
 
 def configured(settings: Settings) -> dict[str, Scorer]:
@@ -26,9 +30,15 @@ def configured(settings: Settings) -> dict[str, Scorer]:
     return configured_scorers(settings, checked_embedder(settings))
 
 
-async def serve(settings: Settings, scorers: dict[str, Scorer]) -> None:
+async def serve(
+    settings: Settings, scorers: dict[str, Scorer], fallbacks: Mapping[str, Fallback] = MappingProxyType({})
+) -> None:
     """Joins its own group on the embeddings and scores until SIGTERM."""
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
+    metrics, watch = Metrics(), Watch()
     with codec(settings) as records:
-        stage = ScoreStage(scorers, records, settings.topic_scores)
-        await Worker(settings, f"{settings.group}-score", [lane], stage, records, Metrics(), BATCH).run()
+        judge = guard(settings, metrics, fallbacks, watch)
+        stage = ScoreStage(scorers, records, settings.topic_scores, settings.topic_quarantine, judge)
+        worker = Worker(settings, f"{settings.group}-score", [lane], stage, records, metrics, BATCH)
+        watch.tell = worker.alerts.tell
+        await worker.run()

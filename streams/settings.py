@@ -24,6 +24,7 @@ TOPICS = (
     "topic_replay",
     "topic_embeddings",
     "topic_scores",
+    "topic_quarantine",
     "topic_dead_letters",
     "topic_replies",
     "topic_kept_replies",
@@ -131,6 +132,9 @@ class Settings(BaseSettings):
     topic_replay: str = Field("sentence.requests.replay", description="Requests of the replay lane.")
     topic_embeddings: str = Field("sentence.embeddings", description="Embedding results.")
     topic_scores: str = Field("sentence.scores", description="Score results.")
+    topic_quarantine: str = Field(
+        "sentence.scores.quarantine", description="Scores that the kill switch keeps from subscribers."
+    )
     topic_dead_letters: str = Field("sentence.dead-letters", description="Records that cannot be handled.")
     topic_replies: str = Field("sentence.replies", description="Replies to requests that name this topic for them.")
     topic_kept_replies: str = Field(
@@ -212,6 +216,30 @@ class Settings(BaseSettings):
         None, description="TOML or YAML file of the similarity scorers; unset: the bundled example."
     )
 
+    # Quality of scores
+    quality_records: int = Field(
+        1000, ge=100, le=1_000_000, description="Sentences of a window in which a scorer's scores are judged."
+    )
+    quality_seconds: float = Field(
+        300.0, gt=0, description="Seconds after which a window ends with fewer, if they are quality_least."
+    )
+    quality_least: int = Field(
+        300, ge=50, le=1_000_000, description="Least sentences of a window; the index of fewer is mostly noise."
+    )
+    quality_watch: float = Field(
+        0.1, gt=0, description="Population stability index from which on a window is worth an alert."
+    )
+    quality_poor: float = Field(
+        0.25, gt=0, description="Population stability index from which on a fallback answers for the scorer."
+    )
+    kill_switch_run: int = Field(
+        50, ge=1, description="A scorer is quarantined after so many scores in a row that are none (NaN, out of range),"
+    )
+    kill_switch_share: float = Field(
+        0.2, gt=0, le=1, description="or after a window in which this share of its scores was none,"
+    )
+    kill_switch_windows: int = Field(2, ge=1, description="or after so many poor windows in a row.")
+
     # Bridge: its port
     http_host: str = Field("127.0.0.1", description="Address the bridge listens on; in a container 0.0.0.0.")
     http_port: int = Field(8000, ge=0, le=65_535, description="Port of the bridge; 0 picks one.")
@@ -292,6 +320,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text.")
     log_text: LogText = Field(LogText.NONE, description="Whether logs may hold texts: none, their hash, or full.")
+    notify_urls: SecretStr | None = Field(
+        None,
+        description="Who hears of critical alerts: Apprise URLs separated by spaces, as in mailto://... slack://...; unset: nobody.",
+    )
     otlp_endpoint: str | None = Field(
         None,
         description="OpenTelemetry collector (OTLP over HTTP) that gets traces, as in http://collector:4318; unset: none.",

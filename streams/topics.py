@@ -63,6 +63,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         settings.topic_replay: requests,
         settings.topic_embeddings: results,
         settings.topic_scores: results,
+        settings.topic_quarantine: results,
         settings.topic_dead_letters: dead_letters,
         settings.topic_replies: replies,
         settings.topic_kept_replies: replies,

@@ -203,6 +203,45 @@ MODELS = [
         "ops",
         {"{{layer}} {{outcome}}": "sum by (layer, outcome) (rate(streams_cache_writes_total[$__rate_interval]))"},
     ),
+    Panel(
+        "Distance of scores from their baseline",
+        "short",
+        {"{{scorer}} {{version}} {{figure}}": "max by (scorer, version, figure) (streams_score_psi)"},
+        "Population stability index of the last window: from 0.1 on worth a look, from 0.25 on a fallback answers.",
+    ),
+    Panel(
+        "Share of each label",
+        "percentunit",
+        {"{{scorer}} {{label}}": "avg by (scorer, label) (streams_score_label_share)"},
+    ),
+    Panel(
+        "Scores that a fallback gave a second",
+        "ops",
+        {
+            "{{scorer}} {{version}}": "sum by (scorer, version) (rate(streams_scores_replaced_total[$__rate_interval]))",
+        },
+    ),
+    Panel(
+        "Windows of scores an hour",
+        "short",
+        {"{{scorer}} {{band}}": "sum by (scorer, band) (increase(streams_score_windows_total[1h]))"},
+    ),
+    Panel(
+        "Scorers in quarantine",
+        "short",
+        {"{{scorer}}": "max by (scorer) (streams_scorer_quarantined)"},
+        "Their scores go to sentence.scores.quarantine until a person resumes them.",
+    ),
+    Panel(
+        "Length of scored texts, mean",
+        "short",
+        {"{{scorer}} tokens": "avg by (scorer) (streams_score_tokens_mean)"},
+    ),
+    Panel(
+        "Scored texts that were cut",
+        "percentunit",
+        {"{{scorer}}": "avg by (scorer) (streams_score_truncated_share)"},
+    ),
 ]
 
 DASHBOARDS = {"stream": ("Stream", STREAM), "bridge": ("Bridge", BRIDGE), "models": ("Models", MODELS)}

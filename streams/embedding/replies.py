@@ -15,7 +15,7 @@ from streams.embedding.embedder import Identity
 from streams.embedding.identity import identity_key
 from streams.records import Outgoing, Record
 from streams.scoring.scorer import Scorer, require_model
-from streams.scoring.verdicts import chosen
+from streams.scoring.verdicts import TRUSTING, Judge, chosen
 
 #: Of a request that took none of the steps.
 _NONE = Timings()
@@ -25,9 +25,15 @@ class Replies:
     """Makes the replies of one worker."""
 
     def __init__(
-        self, codec: Codec, topics: Collection[str], identity: Identity, scorers: Mapping[str, Scorer]
+        self,
+        codec: Codec,
+        topics: Collection[str],
+        identity: Identity,
+        scorers: Mapping[str, Scorer],
+        judge: Judge = TRUSTING,
     ) -> None:
-        """Requests may name one of `topics` for their reply, and `scorers` by their names."""
+        """Requests may name one of `topics` for their reply, and `scorers` by their names; `judge` judges those."""
+        self.judge = judge
         self._codec = codec
         self._topics = frozenset(topics)
         self._scorers = scorers

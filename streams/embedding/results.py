@@ -13,7 +13,7 @@ from streams.embedding.identity import embedding_id
 from streams.embedding.replies import Replies
 from streams.records import Outgoing, Record
 from streams.scoring.scorer import Scorer
-from streams.scoring.verdicts import Subject, scored_each
+from streams.scoring.verdicts import Judge, Subject, scored_each
 
 _NOT_YET = Tokens(())
 
@@ -74,7 +74,7 @@ class EmbedResults:
             vector if isinstance(vector, Reject) else self._embedding(work, vector, now)
             for work, vector in zip(works, vectors, strict=True)
         ]
-        scores = _scores(works, embeddings)
+        scores = _scores(works, embeddings, self._replies.judge)
         return [
             self._outputs(work, embedding, scores.get(work, ()))
             for work, embedding in zip(works, embeddings, strict=True)
@@ -125,7 +125,7 @@ class EmbedResults:
 
 
 def _scores(
-    works: Sequence[EmbedWork], embeddings: Sequence[Embedding | Reject]
+    works: Sequence[EmbedWork], embeddings: Sequence[Embedding | Reject], judge: Judge
 ) -> Mapping[EmbedWork, list[Score] | Reject]:
     """Scores of those whose reply is to have some: one call of a scorer for all of them."""
     subjects = {
@@ -133,4 +133,4 @@ def _scores(
         for work, embedding in zip(works, embeddings, strict=True)
         if work.scorers and isinstance(embedding, Embedding)
     }
-    return dict(zip(subjects, scored_each(list(subjects.values())), strict=True))
+    return dict(zip(subjects, scored_each(list(subjects.values()), judge), strict=True))

@@ -45,11 +45,21 @@ def nobody(*_: Any, **__: Any) -> None:
 class Alerts:
     """Publishes alerts in the background; `tell` is called on the event loop."""
 
-    def __init__(self, codec: Codec, topic: str, publish: Callable[[Sequence[Outgoing]], Awaitable[object]]) -> None:
-        """`publish` returns once the broker has the records."""
+    def __init__(
+        self,
+        codec: Codec,
+        topic: str,
+        publish: Callable[[Sequence[Outgoing]], Awaitable[object]],
+        notify: Callable[[str, str], bool] | None = None,
+    ) -> None:
+        """`publish` returns once the broker has the records.
+
+        `notify(title, body)` hears of critical alerts; it may block, and returns whether it was told.
+        """
         self._codec = codec
         self._topic = topic
         self._publish = publish
+        self._notify = notify
         self._waiting: dict[str, Alert] = {}  # subject -> what is to be sent of it
         self._sent: dict[str, float] = {}  # subject -> when its last alert was sent, monotonic
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,10 +104,20 @@ class Alerts:
             await asyncio.sleep(self._sent[subject] + GAP - time.monotonic())
         alert = self._waiting.pop(subject)
         self._sent[subject] = time.monotonic()
+        await asyncio.gather(self._publish_alert(alert), self._notify_of(alert))
+
+    async def _notify_of(self, alert: Alert) -> None:
+        if self._notify is None or alert.severity is not Severity.CRITICAL:
+            return
+        told = await asyncio.to_thread(self._notify, f"{alert.kind}: {alert.subject}", alert.message)
+        if not told:
+            log.error("alert-not-notified", kind=alert.kind, subject=alert.subject)
+
+    async def _publish_alert(self, alert: Alert) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
                 value = await asyncio.to_thread(self._codec.encode, alert, self._topic)  # it may ask the registry
                 headers = (("content-type", b"application/avro"),)
-                await self._publish([Outgoing(self._topic, subject.encode(), value, headers)])
+                await self._publish([Outgoing(self._topic, alert.subject.encode(), value, headers)])
         except (StreamsError, TimeoutError) as error:
-            log.error("alert-not-published", kind=alert.kind, subject=subject, error=repr(error))
+            log.error("alert-not-published", kind=alert.kind, subject=alert.subject, error=repr(error))

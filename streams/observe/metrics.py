@@ -111,6 +111,48 @@ class Metrics:
         self.cache_bytes = Gauge(
             "streams_cache_bytes", "Bytes of the vectors that this process keeps.", registry=self.registry
         )
+        self.score_windows = Counter(
+            "streams_score_windows",
+            "Windows of a scorer's scores: good, watch, or poor.",
+            ["scorer", "version", "band"],
+            registry=self.registry,
+        )
+        self.score_psi = Gauge(
+            "streams_score_psi",
+            "Population stability index of a scorer's last window: of scores, labels, vectors, tokens.",
+            ["scorer", "version", "figure"],
+            registry=self.registry,
+        )
+        self.score_label_share = Gauge(
+            "streams_score_label_share",
+            "Share of the last window's sentences that each label is the best of.",
+            ["scorer", "version", "label"],
+            registry=self.registry,
+        )
+        self.score_tokens = Gauge(
+            "streams_score_tokens_mean",
+            "Mean tokens of the last window's texts.",
+            ["scorer", "version"],
+            registry=self.registry,
+        )
+        self.score_truncated = Gauge(
+            "streams_score_truncated_share",
+            "Share of the last window's texts that were cut.",
+            ["scorer", "version"],
+            registry=self.registry,
+        )
+        self.scores_replaced = Counter(
+            "streams_scores_replaced",
+            "Scores that a fallback gave in place of the scorer.",
+            ["scorer", "version"],
+            registry=self.registry,
+        )
+        self.scorer_quarantined = Gauge(
+            "streams_scorer_quarantined",
+            "1 for a scorer whose scores are kept from subscribers until a person resumes it.",
+            ["scorer"],
+            registry=self.registry,
+        )
         self.model = Gauge(
             "streams_model_info",
             "1 for the model that is served.",

@@ -6,6 +6,10 @@ In TOML (see `agents/samples/labels.toml`):
     nature = ["The river ran high after the rain.", "Larks rose from the field."]
     travel = ["We sailed at dawn."]
 
+    [similarity.fallback]               # what answers when the scorer makes no sense; default: fallback = "prior"
+    rules = [{match = "(?i)river", label = "nature"}]
+    otherwise = "travel"
+
 The same tables and lists in YAML mean the same.
 """
 
@@ -18,6 +22,7 @@ import yaml
 
 from schemas.errors import StreamsError
 from streams.embedding.embedder import Embedder
+from streams.scoring.guard import Fallback, Rule
 from streams.scoring.scorer import Scorer
 from streams.scoring.similarity import SimilarityScorer
 
@@ -37,8 +42,29 @@ def load_scorers(path: Path, embedder: Embedder) -> dict[str, Scorer]:
 
 def read_labels(path: Path) -> dict[str, dict[str, list[str]]]:
     """Example sentences by scorer and label, checked; needs no model. Raises ScorerFileError."""
-    tables = _table(path, "the file", _parse(path))
-    return {name: _labels(path, name, value) for name, value in tables.items()}
+    return {name: _labels(path, name, table) for name, table in _scorers(path).items()}
+
+
+def read_fallbacks(path: Path) -> dict[str, Fallback]:
+    """What answers in place of each scorer. Raises ScorerFileError."""
+    return {name: _fallback(path, f"{name}.fallback", table) for name, table in _scorers(path).items()}
+
+
+def _scorers(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of the scorers, by name."""
+    found = {}
+    for name, value in _table(path, "the file", _parse(path)).items():
+        if not _NAME.fullmatch(name):
+            raise ScorerFileError(f"{path}: {name!r}: a scorer's name is letters, digits and . _ -, at most 64")
+        found[name] = _table(path, name, value)
+        _only(path, name, found[name], ("labels", "fallback"))
+    return found
+
+
+def _only(path: Path, key: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in table:
+        if name not in known:
+            raise ScorerFileError(f"{path}: {key}.{name}: unknown key, expected {' or '.join(known)}")
 
 
 def _parse(path: Path) -> Any:
@@ -55,15 +81,31 @@ def _parse(path: Path) -> Any:
     raise ScorerFileError(f"{path}: expected a file that ends in .toml, .yaml or .yml")
 
 
-def _labels(path: Path, name: str, value: Any) -> dict[str, list[str]]:
-    if not _NAME.fullmatch(name):
-        raise ScorerFileError(f"{path}: {name!r}: a scorer's name is letters, digits and . _ -, at most 64")
-    table = _table(path, name, value)
-    for key in table:
-        if key != "labels":
-            raise ScorerFileError(f"{path}: {name}.{key}: unknown key, expected labels")
+def _labels(path: Path, name: str, table: dict[str, Any]) -> dict[str, list[str]]:
     labels = _table(path, f"{name}.labels", table.get("labels"))
     return {label: _sentences(path, f"{name}.labels.{label}", value) for label, value in labels.items()}
+
+
+def _fallback(path: Path, key: str, table: dict[str, Any]) -> Fallback:
+    value = table.get("fallback", "prior")
+    if value in ("prior", "previous"):
+        return Fallback(value)
+    if not isinstance(value, dict):
+        raise ScorerFileError(f"{path}: {key}: expected prior, previous, or a table of rules, got {value!r:.60}")
+    _only(path, key, value, ("rules", "otherwise"))
+    rules, otherwise = value.get("rules", []), value.get("otherwise", "unknown")
+    if not isinstance(rules, list) or not isinstance(otherwise, str):
+        raise ScorerFileError(f"{path}: {key}: expected rules as a list, and otherwise as text")
+    return Fallback("rule", tuple(_rule(path, f"{key}.rules", rule) for rule in rules), otherwise)
+
+
+def _rule(path: Path, key: str, value: Any) -> Rule:
+    if not isinstance(value, dict) or value.keys() != {"match", "label"} or not isinstance(value["label"], str):
+        raise ScorerFileError(f"{path}: {key}: expected tables with match and label, got {value!r:.60}")
+    try:
+        return Rule(re.compile(value["match"]), value["label"])
+    except (re.error, TypeError) as error:
+        raise ScorerFileError(f"{path}: {key}: match is no regular expression: {error}") from None
 
 
 def _sentences(path: Path, key: str, value: Any) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from schemas.errors import ScoringFailed
+from streams.scoring.drift import Reference
 
 Needs = Literal["vector", "text"]
 
@@ -42,8 +43,18 @@ class Scorer(Protocol):
         """Digest of the weights whose vectors it understands; None where any will do (`needs` is "text")."""
         ...
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and greatest value that a label can have; infinite where there is none."""
+        ...
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it was made with, so that drift shows; None: what it sees first in each process."""
+        ...
+
     def score(self, inputs: Sequence[Any]) -> list[Verdict]:
-        """A verdict for each input, in order.
+        """A verdict for each input, in order, of the same labels.
 
         `inputs` is an array of unit vectors, shape (n, d), where the scorer needs vectors, else n texts.
         Raises ScoringFailed when one of them cannot be scored; the others may work without it.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ScoringFailed
 from streams.embedding.embedder import Embedder, Identity, Vectors, shorten
+from streams.scoring.drift import Reference
 from streams.scoring.scorer import Needs, Verdict
 
 _BATCH = 32
@@ -19,6 +20,9 @@ class SimilarityScorer:
     """Scorer by cosine with each label's centroid; a verdict's values are cosines, from -1 to 1."""
 
     needs: Needs = "vector"
+    #: Cosines are clipped.
+    bounds = (-1.0, 1.0)
+    reference: Reference | None = None
 
     def __init__(self, name: str, labels: Mapping[str, Sequence[str]], embedder: Embedder) -> None:
         """Embed the example sentences of every label (at least one each) and keep their centroids."""

@@ -1,6 +1,6 @@
 """The scoring stage: embeddings in, scores out, so history can be scored again without embedding it again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.codec import Codec
@@ -8,8 +8,9 @@ from schemas.errors import InvalidField, Reject
 from schemas.headers import RequestHeaders, carried, parse_request, result_headers
 from schemas.records import Embedding, Score
 from streams.records import Outgoing, Record
+from streams.scoring.guard import is_quarantined
 from streams.scoring.scorer import Scorer
-from streams.scoring.verdicts import Subject, chosen, failure, scored
+from streams.scoring.verdicts import TRUSTING, Judge, Subject, chosen, failure, scored
 
 #: Separates the key of an embedding from the scorer's name in a score's key.
 KEY_SEPARATOR = b":"
@@ -35,11 +36,26 @@ class ScoreStage:
     name = "score"
     concurrency = 1
 
-    def __init__(self, scorers: Mapping[str, Scorer], codec: Codec, topic: str) -> None:
-        """`topic` takes the scores; an embedding that names no scorer gets every one of `scorers`."""
+    def __init__(
+        self,
+        scorers: Mapping[str, Scorer],
+        codec: Codec,
+        topic: str,
+        quarantine: str,
+        judge: Judge = TRUSTING,
+        settles: Callable[[bytes], bool] = lambda _key: False,
+    ) -> None:
+        """`topic` takes the scores, and `quarantine` those that `judge` keeps from subscribers.
+
+        An embedding that names no scorer gets every one of `scorers`. `settles(key)` says whether a score of this key
+        lies in quarantine, so that the new one is to end that.
+        """
         self._scorers = scorers
         self._codec = codec
         self._topic = topic
+        self._quarantine = quarantine
+        self._judge = judge
+        self._settles = settles
 
     def prepare(self, records: Sequence[Record]) -> list[ScoreWork | list[Outgoing] | Reject]:
         """Decodes each embedding and looks up its scorers; a tombstone deletes every score of its key."""
@@ -61,22 +77,25 @@ class ScoreStage:
     def _tombstones(self, record: Record, request: RequestHeaders) -> list[Outgoing]:
         if record.key is None:
             raise InvalidField("key: expected a key on a record without a value (a deletion)")
-        headers = carried(request)
-        return [Outgoing(self._topic, score_key(record.key, name), None, headers) for name in self._scorers]
+        headers, keys = carried(request), [score_key(record.key, name) for name in self._scorers]
+        return [Outgoing(topic, key, None, headers) for key in keys for topic in (self._topic, self._quarantine)]
 
     def run(self, batch: Sequence[ScoreWork]) -> list[list[Outgoing] | Reject]:
         """Scores a batch."""
-        scores = scored([work.subject for work in batch])
-        return [[self._output(work, score) for score in found] for work, found in zip(batch, scores, strict=True)]
+        scores = scored([work.subject for work in batch], self._judge)
+        return [
+            [output for score in found for output in self._outputs(work, score)]
+            for work, found in zip(batch, scores, strict=True)
+        ]
 
-    def _output(self, work: ScoreWork, score: Score) -> Outgoing:
-        key = score.sentence_id.encode() if work.record.key is None else work.record.key
-        return Outgoing(
-            self._topic,
-            score_key(key, score.scorer),
-            self._codec.encode(score, self._topic),
-            result_headers(score, work.request),
-        )
+    def _outputs(self, work: ScoreWork, score: Score) -> list[Outgoing]:
+        key = score_key(score.sentence_id.encode() if work.record.key is None else work.record.key, score.scorer)
+        held, headers = is_quarantined(score), result_headers(score, work.request)
+        topic = self._quarantine if held else self._topic
+        outputs = [Outgoing(topic, key, self._codec.encode(score, topic), headers)]
+        if not held and self._settles(key):
+            outputs.append(Outgoing(self._quarantine, key, None, headers))
+        return outputs
 
     def failed(self, error: Exception) -> Reject:
         """Names an exception of a scorer on one embedding."""

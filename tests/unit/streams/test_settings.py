@@ -25,6 +25,7 @@ WRONG: dict[str, list[str]] = {
     "topic_replay": ["sentence.requests.interactive", "no!"],
     "topic_embeddings": ["sentence.requests", "no!"],
     "topic_scores": ["sentence.embeddings", "no!"],
+    "topic_quarantine": ["sentence.scores", "no!"],
     "topic_dead_letters": ["sentence.requests", "sentence.scores", "no!"],
     "topic_replies": ["sentence.requests", "sentence.dead-letters", "no!"],
     "topic_kept_replies": ["sentence.replies", "no!"],
@@ -52,6 +53,14 @@ WRONG: dict[str, list[str]] = {
     "retry_attempts": ["0", "101", "x"],
     "retry_seconds": ["0", "x"],
     "publish_text": ["maybe"],
+    "quality_records": ["99", "1000001", "x"],
+    "quality_seconds": ["0", "x"],
+    "quality_least": ["49", "1000001", "x"],
+    "quality_watch": ["0", "x"],
+    "quality_poor": ["0", "x"],
+    "kill_switch_run": ["0", "x"],
+    "kill_switch_share": ["0", "1.1", "x"],
+    "kill_switch_windows": ["0", "x"],
     "http_port": ["-1", "65536", "http"],
     "cors_origins": ["app.example", "https://app.example/", "ftp://app.example", "https://a.example,b"],
     "max_body_bytes": ["999", "8MB"],
@@ -79,6 +88,7 @@ SECRETS = {
     "schema_registry_password": "{}",
     "redis_url": "redis://worker:{}@redis.example:6379/0",
     "sentry_dsn": "https://{}@sentry.example/1",
+    "notify_urls": "slack://{}/b/c",
 }
 #: Settings any text will do for; what they name is checked where it is used.
 FREE_TEXT = {

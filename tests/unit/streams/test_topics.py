@@ -87,6 +87,7 @@ def test_every_topic_is_provisioned_once_as_the_settings_say() -> None:
         "sentence.requests.replay",
         "sentence.embeddings",
         "scores.v2",
+        "sentence.scores.quarantine",
         "sentence.dead-letters",
         "sentence.replies",
         "sentence.replies.kept",

@@ -130,3 +130,20 @@ async def test_stop_ends_what_waits(alerts: Alerts, publisher: InMemoryPublisher
 def test_nobody_hears_nothing() -> None:
     """It takes whatever an alert is made of."""
     nobody("kind", "subject", Severity.INFO, "message", figures={}, since=0.0)
+
+
+async def test_critical_alerts_are_notified(publisher: InMemoryPublisher) -> None:
+    """By what may take its time; the others are not, and one that nobody took still stands on the topic."""
+    told: list[tuple[str, str]] = []
+
+    def notify(title: str, body: str) -> bool:
+        told.append((title, body))
+        return False
+
+    alerts = Alerts(Codec(), "alerts", publisher.publish, notify)
+    alerts.tell("scorer-quarantined", "topic", Severity.CRITICAL, "It is quarantined.")
+    alerts.tell("scorer-drift", "mood", Severity.WARNING, "It drifts.")
+    await some(publisher, 2)
+    await until(lambda: not alerts._tasks)
+    assert told == [("scorer-quarantined: topic", "It is quarantined.")]
+    await alerts.stop()

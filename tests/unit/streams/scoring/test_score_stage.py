@@ -91,7 +91,7 @@ def vector(*values: float) -> Embedding:
 
 
 def stage(*scorers: Any) -> ScoreStage:
-    return ScoreStage({scorer.name: scorer for scorer in scorers}, CODEC, "scores")
+    return ScoreStage({scorer.name: scorer for scorer in scorers}, CODEC, "scores", "quarantine")
 
 
 def results(on: ScoreStage, *records: Record) -> list[list[Outgoing] | Reject]:
@@ -195,9 +195,10 @@ def test_what_cannot_be_scored_is_refused_before_any_scorer_runs(refused: Record
 
 
 def test_a_deletion_deletes_every_score_of_its_key() -> None:
-    """A tombstone for each scorer there is."""
+    """A tombstone for each scorer there is, and for what lies in quarantine."""
     [result] = results(stage(First(), Words()), Record(None))
-    assert result == [Outgoing("scores", b"key:first", None, []), Outgoing("scores", b"key:words", None, [])]
+    topics = ("scores", "quarantine")
+    assert result == [Outgoing(topic, key, None, []) for key in (b"key:first", b"key:words") for topic in topics]
 
 
 def test_a_scorers_error_is_named_without_its_words() -> None:

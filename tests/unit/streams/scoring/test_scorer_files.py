@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.scoring.loader import ScorerFileError, load_scorers, read_labels
+from streams.scoring.guard import Fallback
+from streams.scoring.loader import ScorerFileError, load_scorers, read_fallbacks, read_labels
 from streams.testing import DeterministicEmbedder
 
 SAMPLE = Path(__file__).parents[4] / "agents/samples/labels.toml"
@@ -50,7 +51,7 @@ def test_the_sample_works_and_its_examples_get_their_own_label() -> None:
         ("a.yaml", "- a\n- b\n", "the file: expected a table"),
         ("a.toml", "mood = 3\n", "mood: expected a table with something in it, got 3"),
         ("a.toml", "[mood]\n", "mood: expected a table with something in it, got {}"),
-        ("a.toml", '[mood]\nlabls = {good = ["Yes."]}\n', r"mood\.labls: unknown key, expected labels"),
+        ("a.toml", '[mood]\nlabls = {good = ["Yes."]}\n', r"mood\.labls: unknown key, expected labels or fallback"),
         ("a.toml", "[mood.labels]\n", r"mood\.labels: expected a table with something in it"),
         ("a.toml", "[mood.labels]\ngood = []\n", r"mood\.labels\.good: expected a list of example sentences"),
         ("a.toml", '[mood.labels]\ngood = "Yes."\n', r"mood\.labels\.good: expected a list of example sentences"),
@@ -86,3 +87,35 @@ def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ScorerFileError, match="utf-8"):
         read_labels(path)
+
+
+def test_each_scorer_says_what_answers_in_its_place(tmp_path: Path) -> None:
+    """The prior where it says nothing; the version before; or rules, in their order."""
+    path = tmp_path / "labels.toml"
+    labels = '\nlabels.good = ["Yes."]\n'
+    path.write_text(
+        f"[a]{labels}[b]{labels}fallback = 'previous'\n"
+        f"[c]{labels}[c.fallback]\nrules = [{{match = '(?i)no', label = 'bad'}}]\notherwise = 'good'\n"
+    )
+    found = read_fallbacks(path)
+    assert (found["a"], found["b"]) == (Fallback("prior"), Fallback("previous"))
+    [rule] = found["c"].rules
+    assert (found["c"].kind, rule.match.pattern, rule.label, found["c"].otherwise) == ("rule", "(?i)no", "bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("fallback", "message"),
+    [
+        ("'guess'", r"mood\.fallback: expected prior, previous, or a table of rules, got 'guess'"),
+        ("{rule = []}", r"mood\.fallback\.rule: unknown key, expected rules or otherwise"),
+        ("{rules = 'x'}", r"mood\.fallback: expected rules as a list"),
+        ("{rules = [{match = 'x'}]}", r"mood\.fallback\.rules: expected tables with match and label"),
+        ("{rules = [{match = '(', label = 'x'}]}", r"match is no regular expression"),
+    ],
+)
+def test_a_fallback_that_is_none_is_named(fallback: str, message: str, tmp_path: Path) -> None:
+    """As the file is read, not when the scorer first fails."""
+    path = tmp_path / "labels.toml"
+    path.write_text(f'[mood]\nlabels.good = ["Yes."]\nfallback = {fallback}\n')
+    with pytest.raises(ScorerFileError, match=message):
+        read_fallbacks(path)
