@@ -50,6 +50,8 @@ class Sentence:
     scorers: tuple[str, ...] = ()
     overflow: Overflow = Overflow.TRUNCATE
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    #: What scorers of a query and a text judge the text against.
+    query: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ class Embedding:
     sentence_id: str
     scorers: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
-    #: None where a setting withholds it.
+    #: Text and query are None where a setting withholds them.
     text: str | None = None
+    query: str | None = None
     model: str
     revision: str
     weights_digest: str

@@ -217,9 +217,7 @@ MODELS = [
     Panel(
         "Scores that a fallback gave a second",
         "ops",
-        {
-            "{{scorer}} {{version}}": "sum by (scorer, version) (rate(streams_scores_replaced_total[$__rate_interval]))",
-        },
+        {"{{scorer}} {{version}}": "sum by (scorer, version) (rate(streams_scores_replaced_total[$__rate_interval]))"},
     ),
     Panel(
         "Windows of scores an hour",

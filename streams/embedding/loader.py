@@ -184,15 +184,18 @@ def _has_cuda() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def find(model: str, revision: str | None = None) -> Found:
-    """Where a model is on this machine, fetching it when it is not. Raises ModelNotFound."""
+def find(model: str, revision: str | None = None, marker: str = "modules.json") -> Found:
+    """Where a model is on this machine, fetching it when it is not. Raises ModelNotFound.
+
+    `marker`: a file that every model of its kind has; an unfinished download may lack it.
+    """
     if _is_default(model, revision):
         folder = _cached(model, DEFAULT_REVISION) or _bundled() or _fetched(model, DEFAULT_REVISION)
         return Found(folder, model, DEFAULT_REVISION)
     if _looks_like_folder(model):
         folder = _folder(model)
         return Found(folder, folder.resolve().name, revision or "local")
-    folder = _cached(model, revision) or _fetched(model, revision)
+    folder = _cached(model, revision, marker) or _fetched(model, revision)
     return Found(folder, model, folder.name)  # a snapshot's folder is named by its commit
 
 
@@ -220,7 +223,7 @@ def _bundled() -> Path | None:
     return folder if _is_whole(folder) else None
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
+def _cached(name: str, revision: str | None, marker: str = "modules.json") -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -229,7 +232,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
         return None
     except ValueError as error:  # not a name that a hub could know
         raise ModelNotFound(f"{name}: {error}") from None
-    return folder if _is_whole(folder) else None
+    return folder if _is_whole(folder, marker) else None
 
 
 def _fetched(name: str, revision: str | None) -> Path:
@@ -266,6 +269,6 @@ def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> Pat
     return Path(folder)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, marker: str = "modules.json") -> bool:
     """Whether a download got as far as the weights; a cache may hold a part of a model."""
-    return (folder / "modules.json").is_file() and any(folder.rglob("*.safetensors"))
+    return (folder / marker).is_file() and any(folder.rglob("*.safetensors"))

@@ -4,17 +4,17 @@ Whoever asked is told once, with the vector and the scores or with the reason of
 operator allows are answered on: else a request could have the worker write wherever it may.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from schemas.codec import Codec
 from schemas.dead_letters import MAX_MESSAGE, cut
 from schemas.errors import InvalidField, Reject
 from schemas.headers import RequestHeaders, parse_request, reply_headers
-from schemas.records import Embedding, Reply, ReplyError, Score, Served, Timings
+from schemas.records import Embedding, Reply, ReplyError, Score, Sentence, Served, Timings
 from streams.embedding.embedder import Identity
 from streams.embedding.identity import identity_key
 from streams.records import Outgoing, Record
-from streams.scoring.scorer import Scorer, require_model
+from streams.scoring.scorer import Scorer, require_model, require_query
 from streams.scoring.verdicts import TRUSTING, Judge, chosen
 
 #: Of a request that took none of the steps.
@@ -67,11 +67,12 @@ class Replies:
             return None
         return request if request.reply_topic in self._topics else None
 
-    def scorers(self, names: Iterable[str]) -> Sequence[Scorer]:
-        """The scorers that a request names. Raises UnknownScorer, or ScoringFailed for one of another model."""
-        found = chosen(self._scorers, names)
+    def scorers(self, sentence: Sentence) -> Sequence[Scorer]:
+        """The scorers that a request names. Raises UnknownScorer, or ScoringFailed for one that cannot judge it."""
+        found = chosen(self._scorers, sentence.scorers)
         for scorer in found:
             require_model(scorer, self._served.weights_digest)
+            require_query(scorer, sentence.query)
         return found
 
     def answer(

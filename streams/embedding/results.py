@@ -88,6 +88,7 @@ class EmbedResults:
             scorers=sentence.scorers,
             metadata=sentence.metadata,
             text=sentence.text if self._publish_text else None,
+            query=sentence.query if self._publish_text else None,
             model=identity.name,
             revision=identity.revision,
             weights_digest=identity.digest,
@@ -129,7 +130,7 @@ def _scores(
 ) -> Mapping[EmbedWork, list[Score] | Reject]:
     """Scores of those whose reply is to have some: one call of a scorer for all of them."""
     subjects = {
-        work: Subject(embedding, work.sentence.text, work.scorers)
+        work: Subject(embedding, work.sentence.text, work.scorers, work.sentence.query)
         for work, embedding in zip(works, embeddings, strict=True)
         if work.scorers and isinstance(embedding, Embedding)
     }

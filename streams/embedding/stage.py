@@ -77,7 +77,7 @@ class EmbedStage:
         dimensions = sentence.dimensions or identity.dimensions
         if dimensions > identity.dimensions:
             raise InvalidField(f"dimensions: expected null or 1 to {identity.dimensions}, got {dimensions}")
-        scorers = self._replies.scorers(sentence.scorers) if request.reply_topic else ()
+        scorers = self._replies.scorers(sentence) if request.reply_topic else ()
         return EmbedWork(record, request, sentence, dimensions, scorers)
 
     def _deletion(self, record: Record, request: RequestHeaders) -> list[Outgoing]:

@@ -55,6 +55,11 @@ def _module_files(folder: Path, module: dict[str, Any]) -> list[Path]:
         raise UnsafeModel(f"{folder}: its module path {module['path']} leaves the folder")
     if (place / "adapter_config.json").is_file():
         raise ModelError(f"{place}: an adapter has no weights of its own; merge it into its base model first")
+    return safetensors(place)
+
+
+def safetensors(place: Path) -> list[Path]:
+    """The safetensors files of one model; none where it has no weights. Raises UnsafeModel where it has a pickle."""
     return _shards(place) or _single(place)
 
 

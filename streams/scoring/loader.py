@@ -10,6 +10,14 @@ In TOML (see `agents/samples/labels.toml`):
     rules = [{match = "(?i)river", label = "nature"}]
     otherwise = "travel"
 
+    [moderation]                        # a model of transformers that classifies texts, by name or folder
+    classifier = "KoalaAI/Text-Moderation"
+    revision = "main"
+    multi_label = false                 # default: as the model's configuration says
+
+    [rerank]                            # a model that says how relevant a text is to a query
+    cross_encoder = "/models/reranker"
+
 The same tables and lists in YAML mean the same.
 """
 
@@ -30,19 +38,37 @@ from streams.scoring.similarity import SimilarityScorer
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+#: What makes a scorer -> what else its table may say, besides its fallback.
+_KINDS: dict[str, dict[str, type]] = {
+    "labels": {},
+    "classifier": {"revision": str, "multi_label": bool},
+    "cross_encoder": {"revision": str},
+}
+
+
 class ScorerFileError(StreamsError):
     """The file of scorers is wrong; the message names file and key, in one line."""
 
 
 def load_scorers(path: Path, embedder: Embedder) -> dict[str, Scorer]:
-    """Scorers by name, their examples embedded with `embedder`. Raises ScorerFileError."""
-    tables = read_labels(path)
-    return {name: SimilarityScorer(name, labels, embedder) for name, labels in tables.items()}
+    """Scorers by name, their examples embedded with `embedder`. Raises ScorerFileError, or ModelError."""
+    return {name: _scorer(path, name, table, embedder) for name, table in _scorers(path).items()}
+
+
+def _scorer(path: Path, name: str, table: dict[str, Any], embedder: Embedder) -> Scorer:
+    if "labels" in table:
+        return SimilarityScorer(name, _labels(path, name, table), embedder)
+    from streams.scoring.checkpoint import Checkpoint  # torch is only imported where a model needs it
+    from streams.scoring.classifier import ClassifierScorer, CrossEncoderScorer
+
+    if "classifier" in table:
+        return ClassifierScorer(name, Checkpoint(table["classifier"], table.get("revision")), table.get("multi_label"))
+    return CrossEncoderScorer(name, Checkpoint(table["cross_encoder"], table.get("revision")))
 
 
 def read_labels(path: Path) -> dict[str, dict[str, list[str]]]:
-    """Example sentences by scorer and label, checked; needs no model. Raises ScorerFileError."""
-    return {name: _labels(path, name, table) for name, table in _scorers(path).items()}
+    """Example sentences by scorer and label, of those that have some; needs no model. Raises ScorerFileError."""
+    return {name: _labels(path, name, table) for name, table in _scorers(path).items() if "labels" in table}
 
 
 def read_fallbacks(path: Path) -> dict[str, Fallback]:
@@ -57,8 +83,23 @@ def _scorers(path: Path) -> dict[str, dict[str, Any]]:
         if not _NAME.fullmatch(name):
             raise ScorerFileError(f"{path}: {name!r}: a scorer's name is letters, digits and . _ -, at most 64")
         found[name] = _table(path, name, value)
-        _only(path, name, found[name], ("labels", "fallback"))
+        _check(path, name, found[name])
     return found
+
+
+def _check(path: Path, name: str, table: dict[str, Any]) -> None:
+    kinds = [kind for kind in _KINDS if kind in table]
+    if len(kinds) > 1:
+        raise ScorerFileError(f"{path}: {name}: expected one of {', '.join(_KINDS)}, got {' and '.join(kinds)}")
+    kind = kinds[0] if kinds else "labels"
+    _only(path, name, table, (kind, *_KINDS[kind], "fallback"))
+    for key in _KINDS[kind].keys() & table.keys():
+        if not isinstance(table[key], _KINDS[kind][key]):
+            raise ScorerFileError(
+                f"{path}: {name}.{key}: expected {_KINDS[kind][key].__name__}, got {table[key]!r:.60}"
+            )
+    if kind != "labels" and not isinstance(table[kind], str):
+        raise ScorerFileError(f"{path}: {name}.{kind}: expected a model's name or folder, got {table[kind]!r:.60}")
 
 
 def _only(path: Path, key: str, table: dict[str, Any], known: tuple[str, ...]) -> None:

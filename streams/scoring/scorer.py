@@ -7,7 +7,9 @@ from typing import Any, Literal, Protocol
 from schemas.errors import ScoringFailed
 from streams.scoring.drift import Reference
 
-Needs = Literal["vector", "text"]
+#: `pair`: the query that a text is asked about, and the text.
+Needs = Literal["vector", "text", "pair"]
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Scorer(Protocol):
 
     @property
     def model(self) -> str | None:
-        """Digest of the weights whose vectors it understands; None where any will do (`needs` is "text")."""
+        """Digest of the weights whose vectors it understands; None where it reads no vectors."""
         ...
 
     @property
@@ -56,7 +58,7 @@ class Scorer(Protocol):
     def score(self, inputs: Sequence[Any]) -> list[Verdict]:
         """A verdict for each input, in order, of the same labels.
 
-        `inputs` is an array of unit vectors, shape (n, d), where the scorer needs vectors, else n texts.
+        `inputs` is an array of unit vectors, shape (n, d), where the scorer needs vectors, else n texts or pairs.
         Raises ScoringFailed when one of them cannot be scored; the others may work without it.
         """
         ...
@@ -69,3 +71,9 @@ def require_model(scorer: Scorer, weights_digest: str) -> None:
             f"scorer {scorer.name} understands vectors of the model with weights {scorer.model[:12]}, "
             f"this one is of {weights_digest[:12]}"
         )
+
+
+def require_query(scorer: Scorer, query: str | None) -> None:
+    """Raise ScoringFailed where the scorer judges texts against a query and there is none."""
+    if scorer.needs == "pair" and query is None:
+        raise ScoringFailed(f"query: scorer {scorer.name} judges texts against a query, and there is none")

@@ -67,12 +67,16 @@ class ScoreStage:
             if record.value is None:
                 return self._tombstones(record, request)
             embedding = self._codec.decode(Embedding, record.value, record.headers)
-            names = embedding.scorers or self._scorers
-            subject = Subject(embedding, embedding.text, chosen(self._scorers, names))
+            scorers = chosen(self._scorers, embedding.scorers or self._for_all(embedding))
+            subject = Subject(embedding, embedding.text, scorers, embedding.query)
             subject.check()
         except Reject as error:
             return error
         return ScoreWork(record, request, subject)
+
+    def _for_all(self, embedding: Embedding) -> list[str]:
+        """The scorers of an embedding that names none: those of pairs only where it has a query."""
+        return [name for name, scorer in self._scorers.items() if scorer.needs != "pair" or embedding.query is not None]
 
     def _tombstones(self, record: Record, request: RequestHeaders) -> list[Outgoing]:
         if record.key is None:

@@ -9,24 +9,26 @@ import numpy as np
 
 from schemas.errors import Reject, Retry, ScoringFailed, UnknownScorer
 from schemas.records import Embedding, Score, ScoreStatus
-from streams.scoring.scorer import Scorer, Verdict, require_model
+from streams.scoring.scorer import Scorer, Verdict, require_model, require_query
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "sentence-streams/score")
 
 
 class Subject(NamedTuple):
-    """An embedding, its text where it is known, and the scorers that it is for."""
+    """An embedding, its text and query where they are known, and the scorers that it is for."""
 
     embedding: Embedding
     text: str | None
     scorers: Sequence[Scorer]
+    query: str | None = None
 
     def check(self) -> None:
         """Raises ScoringFailed where a scorer does not understand the vector, or reads a text that is not known."""
         for scorer in self.scorers:
             require_model(scorer, self.embedding.weights_digest)
-            if scorer.needs == "text" and self.text is None:
+            if scorer.needs != "vector" and self.text is None:
                 raise ScoringFailed(f"text: scorer {scorer.name} reads the text, and this embedding carries none")
+            require_query(scorer, self.query)
 
 
 def chosen(scorers: Mapping[str, Scorer], names: Iterable[str]) -> list[Scorer]:
@@ -112,6 +114,8 @@ def inputs(scorer: Scorer, subjects: Sequence[Subject]) -> Sequence[object]:
     """What a scorer reads of some subjects, whose vectors have one size."""
     if scorer.needs == "text":
         return [subject.text for subject in subjects]
+    if scorer.needs == "pair":
+        return [(subject.query, subject.text) for subject in subjects]
     return np.stack([subject.embedding.vector for subject in subjects])  # type: ignore[return-value]
 
 

@@ -34,13 +34,16 @@ from schemas.registry import WriterSchema
 from schemas.testing import FakeRegistry
 
 SOURCE = Source("sentence.requests", 3, 17, 1_700_000_000_000)
-SENTENCE = Sentence("s-1", "Ein Satz.", "small", 128, ("topic", "mood"), Overflow.REJECT, {"lang": "de", "page": "7"})
+SENTENCE = Sentence(
+    "s-1", "Ein Satz.", "small", 128, ("topic", "mood"), Overflow.REJECT, {"lang": "de", "page": "7"}, "Was?"
+)
 EMBEDDING = Embedding(
     id="e-1",
     sentence_id="s-1",
     scorers=("topic",),
     metadata={"lang": "de"},
     text="Ein Satz.",
+    query="Was?",
     model="small",
     revision="1110a243",
     weights_digest="53aa5117",
@@ -135,6 +138,7 @@ sentences = st.builds(
     scorers=_names,
     overflow=st.sampled_from(Overflow),
     metadata=_notes,
+    query=st.none() | _text,
 )
 vectors = arrays.arrays(np.float32, st.integers(0, 70), elements=st.floats(width=32))
 
@@ -149,6 +153,7 @@ def embeddings(draw: st.DrawFn) -> Embedding:
         scorers=draw(_names),
         metadata=draw(_notes),
         text=draw(st.none() | _text),
+        query=draw(st.none() | _text),
         model=draw(_text),
         revision=draw(_text),
         weights_digest=draw(_text),
