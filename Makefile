@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help setup run test test-unit test-long lint format chaos bench lock clean debian
+.PHONY: help setup run test test-unit test-long lint format chaos bench bench-load lock clean debian
 help:            ## Shows this.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -35,9 +35,10 @@ test-unit: $(READY) ## The tests that need no broker: seconds, not minutes.
 test-long: $(READY) debian ## The tests that take long: a thousand random requests to each operation of the bridge.
 	@SCHEMATHESIS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/integration/test_bridge_openapi.py
 
-# What tests need of Debian: kcat, a client that is not ours, a real Redis, promtool, and nginx to try its configuration.
+# What tests need of Debian: kcat, a client that is not ours, a real Redis, promtool, nginx to try its configuration; wrk
+# is for bench-load.
 # Without one its tests say so and are skipped.
-DEBIAN := kcat redis-server prometheus nginx
+DEBIAN := kcat redis-server prometheus nginx wrk
 debian:
 	@for program in $(DEBIAN); do \
 		command -v $$program >/dev/null || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
@@ -60,6 +61,9 @@ chaos: $(READY)  ## The long fault suite; CHAOS_RECORDS and CHAOS_SECONDS set it
 
 bench: $(READY)  ## Measures the figures that README quotes.
 	@$(BIN)/python -m benchmarks
+
+bench-load: $(READY) debian ## Measures the bridge under load, as docs/performance.md shows it.
+	@$(BIN)/python -m benchmarks.load
 
 lock: $(READY)   ## Renews the lock files.
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml \

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response, Security
 
 from agents.bridge.asking import Name
 from agents.bridge.calls import Call
 from agents.bridge.guard import JsonRoute
-from agents.bridge.identity import Caller, Scope, needs
+from agents.bridge.identity import Needs, Scope
 from agents.bridge.problems import Kind, invalid
 
 #: Problems of every endpoint with a caller, of those with a body, and of those that ask the stream.
@@ -23,13 +23,14 @@ RequestTimeout = Annotated[
 ]
 
 
-def _call(scope: Scope) -> Any:
-    async def call(
-        request: Request, caller: Annotated[Caller, needs(scope)], request_timeout: RequestTimeout = None
-    ) -> Call:
-        return Call.of(request, caller, request_timeout)
+class _Calls(Needs):
+    # One dependency, not one for each thing that it does: FastAPI takes longer to resolve them than they run.
+    async def __call__(self, request: Request, request_timeout: RequestTimeout = None) -> Call:  # type: ignore[override]
+        return Call.of(request, self.caller(request), request_timeout)
 
-    return Depends(call)
+
+def _call(scope: Scope) -> Any:
+    return Security(_Calls(scope))
 
 
 #: The call of an endpoint that needs a scope.

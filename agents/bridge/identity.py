@@ -3,8 +3,7 @@
     authenticator = Authenticator.from_settings(settings)          # SettingsError where they do not fit together
     app.add_middleware(Identify, authenticator=authenticator)      # every request below /v1 gets its Caller, or a 401
 
-    @app.post("/v1/embeddings")
-    async def embeddings(caller: Annotated[Caller, needs(Scope.EMBED)], ...): ...      # 403 without the scope
+`endpoints` has the dependencies that give an endpoint its caller, or a 403 where the scope is missing.
 
 `guard.middleware` puts `Identify` in its place: a stranger's body is not even read.
 """
@@ -14,11 +13,10 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
 
 import structlog
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
@@ -171,24 +169,23 @@ class Identify:
         await self._app(scope, receive, send)
 
 
-#: Only for the OpenAPI document, where it stands as the lock on each operation.
-_documentation = HTTPBearer(auto_error=False, description="A JWT of your identity provider, or an API key.")
+class Needs(HTTPBearer):
+    """FastAPI dependency of an endpoint that needs a scope; in the OpenAPI document it is the lock on the operation."""
 
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(
+            scheme_name="HTTPBearer", description="A JWT of your identity provider, or an API key.", auto_error=False
+        )
+        self._scope = scope
 
-def needs(scope: Scope) -> Any:
-    """Returns the FastAPI dependency that gives an endpoint its Caller; 403 where the caller lacks `scope`."""
-
-    async def check(
-        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_documentation)]
-    ) -> Caller:
+    def caller(self, request: Request) -> Caller:
+        """Returns who asks; raises Problem 403 where the scope is missing."""
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:  # no middleware went before: never let anybody in by mistake
             raise _refused(Refusal("no-credentials", "an Authorization header is expected"))
-        if scope not in caller.scopes:
-            log.warning("forbidden", caller=caller.name, scope=scope)
-            challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
-            detail = f"this needs the scope {scope}"
+        if self._scope not in caller.scopes:
+            log.warning("forbidden", caller=caller.name, scope=self._scope)
+            challenge = f'{REALM}, error="insufficient_scope", scope="{self._scope}"'
+            detail = f"this needs the scope {self._scope}"
             raise Problem(Kind.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})
         return caller
-
-    return Depends(check)

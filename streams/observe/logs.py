@@ -1,9 +1,13 @@
 """JSON logs with structlog; texts appear in them only as far as a setting allows."""
 
 import hashlib
+import json
 import logging
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import orjson
 import structlog
 
 from streams.settings import LogText, Settings
@@ -21,7 +25,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.format_exc_info,
     ]
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(_json)
         if settings.log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -43,6 +47,13 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _json(line: dict[str, Any], default: Callable[[Any], Any]) -> str:
+    try:
+        return orjson.dumps(line, default, orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a surrogate, or a number beyond 64 bits: a line is never lost for that
+        return json.dumps(line, default=default)
 
 
 def text_fields(text: str, policy: LogText) -> dict[str, str]:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import httpx2
 import pytest
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from agents.bridge import problems
 from agents.bridge.api_keys import make
-from agents.bridge.identity import Authenticator, Caller, Identify, Roles, Scope, needs
+from agents.bridge.identity import Authenticator, Caller, Identify, Needs, Roles, Scope
 from streams.settings import Settings, SettingsError
 from tests.unit.agents.bridge.issuer import AUDIENCE, ISSUER, claims, jwks, key, signed
 
@@ -25,11 +25,11 @@ def app_with(authenticator: Authenticator | None) -> httpx2.AsyncClient:
         app.add_middleware(Identify, authenticator=authenticator)
 
     @app.get("/v1/embed")
-    async def embed(caller: Annotated[Caller, needs(Scope.EMBED)]) -> str:
+    async def embed(caller: Annotated[Caller, Depends(Needs(Scope.EMBED).caller)]) -> str:
         return caller.name
 
     @app.get("/v1/replay")
-    async def replay(caller: Annotated[Caller, needs(Scope.REPLAY)]) -> str:
+    async def replay(caller: Annotated[Caller, Depends(Needs(Scope.REPLAY).caller)]) -> str:
         return caller.name
 
     @app.get("/health")
