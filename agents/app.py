@@ -91,9 +91,9 @@ class Worker:
         self._crash: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         link = connection(settings)
         self._publisher = (
-            TransactionalPublisher(link, metrics, group)
+            TransactionalPublisher(link, metrics, group, waits=lambda: self.pipeline.still_alive())
             if settings.delivery == "exactly_once"
-            else KafkaPublisher(link, metrics)
+            else KafkaPublisher(link, metrics, waits=lambda: self.pipeline.still_alive())
         )
         self.alerts = Alerts(codec, settings.topic_alerts, self._publisher.publish, _notify(settings))
         self._tracing = open_tracing(settings, stage.name)

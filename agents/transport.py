@@ -58,6 +58,10 @@ class Fetch(NamedTuple):
     positions: Mapping[TopicPartition, int]
 
 
+#: The epoch of a fetch, and the partitions' positions after it.
+Mark = tuple[int, Mapping[TopicPartition, int]]
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that owns the aiokafka consumer."""
 
@@ -120,6 +124,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def _fetchable(self, tp: driver.TopicPartition) -> bool:
         return self._damaged.get(tp, 0.0) < time.monotonic() and self.app.pipeline.fetchable(tp)
 
+    def damaged(self, tp: TopicPartition) -> bool:
+        """Whether a partition stands before bytes that are not those that were written."""
+        return self._damaged.get(driver.TopicPartition(*tp), -DAMAGED_PAUSE) + DAMAGED_PAUSE > time.monotonic()
+
     def _whole(self, tp: driver.TopicPartition, found: list[Any]) -> Sequence[Record]:
         """Returns the records before what is broken; the partition waits there, loudly, and is never skipped."""
         if found and isinstance(found[-1], Broken):
@@ -172,6 +180,8 @@ class Consumer(driver.Consumer):
         self._generation = -1  # in which the pipeline was given its partitions
         self._between = True  # whether a rebalance is under way, as far as its two callbacks tell
         self._committed: dict[TopicPartition, OffsetAndMetadata] = {}  # of the group, as far as this member knows
+        #: Since when (monotonic seconds) this member waits for its place in the group; None while it has one.
+        self.unsettled: float | None = time.monotonic()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -188,25 +198,33 @@ class Consumer(driver.Consumer):
                 raise
 
     async def _fetch_lane(self, topic: str) -> None:
-        pipeline, channel = self.app.pipeline, self.app.channels[topic]
-        sent: tuple[int, Mapping[TopicPartition, int]] | None = None
+        sent: Mark | None = None
         while not self.should_stop:
-            await pipeline.room(topic)
-            if not self.flow_active:
-                await self.wait(self.can_resume_flow)
-            # The epoch is noted before the fetch: one that a rebalance overtakes is not handed over.
-            epoch = pipeline.epoch
-            fetch = await self._fetch(topic)
-            if fetch and epoch == pipeline.epoch and (fetch.records or (epoch, fetch.positions) != sent):
-                sent = epoch, fetch.positions
-                try:
-                    await channel.send(value=fetch._replace(epoch=epoch))
-                except asyncio.CancelledError:
-                    # A rebalance empties the channel and cancels whoever waits for room in it. That fetch is void, and
-                    # the lane goes on; only the cancellation of this very task ends it.
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
-                        raise
+            try:
+                sent = await self._hand_over(topic, sent)
+            except asyncio.CancelledError:
+                # A rebalance empties the channel and cancels whoever waits for room in it. That fetch is void, and the
+                # lane goes on: only the cancellation of this very task ends it, and nobody would hear of any other.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def _hand_over(self, topic: str, sent: Mark | None) -> Mark | None:
+        """Hands the next fetch of a lane over, unless it says nothing new after `sent`; returns how far the lane is."""
+        pipeline = self.app.pipeline
+        await pipeline.room(topic)
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        # The epoch is noted before the fetch: one that a rebalance overtakes is not handed over.
+        epoch = pipeline.epoch
+        fetch = await self._fetch(topic)
+        if fetch is None or epoch != pipeline.epoch:
+            return sent
+        mark = epoch, fetch.positions
+        if fetch.records or mark != sent:
+            await self.app.channels[topic].send(value=fetch._replace(epoch=epoch))
+        return mark
 
     async def _fetch(self, topic: str) -> Fetch | None:
         self._fetching.add(topic)
@@ -217,6 +235,8 @@ class Consumer(driver.Consumer):
         except ConsumerStoppedError:
             await self.sleep(0.05)
         except KafkaError as error:
+            if type(error) is KafkaError:  # aiokafka has ended its part in the group: it will never fetch again
+                raise
             log.warning("fetch-failed", topic=topic, error=repr(error))
             await self.sleep(1.0)
         finally:
@@ -230,13 +250,18 @@ class Consumer(driver.Consumer):
         super().stop_flow()
         self.app.pipeline.suspend()
 
+    def resume_flow(self) -> None:
+        """Goes on, unless a rebalance is under way: Faust may come to the end of the last one in the next."""
+        if not self._between:
+            super().resume_flow()
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Stops the flow even where nothing was assigned: Faust does not, and then fetches before it has sought.
 
         This member joins again only when this returns, and until it has joined nobody is given its partitions. So
         that is where the publisher lets go of them: see `TransactionalPublisher.assign`.
         """
-        self._between = True
+        self._between, self.unsettled = True, time.monotonic()
         self.stop_flow()
         if self.app.should_stop:  # Faust would close the connection here, before what is out has been committed
             await self.wait_empty()
@@ -249,7 +274,7 @@ class Consumer(driver.Consumer):
 
         Faust seeks only where something is assigned, and resumes the flow even if the next rebalance has begun.
         """
-        self._between = False
+        self._between, self.unsettled = False, time.monotonic() if assigned else None
         self.app.pipeline.assign({})
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -274,7 +299,7 @@ class Consumer(driver.Consumer):
         suspicions = {tp: Suspicion.parse(note.metadata, note.offset) for tp, note in self._committed.items()}
         if epoch != self.app.pipeline.epoch:
             return
-        self._generation = generation
+        self._generation, self.unsettled = generation, None
         self.app.pipeline.assign(positions, suspicions)
         self.app.metrics.rebalances.inc()
         suspects = sorted(f"{tp.topic}/{tp.partition}" for tp, found in suspicions.items() if found.until)
@@ -338,6 +363,10 @@ class Consumer(driver.Consumer):
         aiotp = driver.TopicPartition(*tp)
         consumer = self._thread._ensure_consumer()
         return consumer.last_stable_offset(aiotp) if aiotp in consumer.assignment() else None
+
+    def damaged(self, tp: TopicPartition) -> bool:
+        """Whether a partition waits before what cannot be read, loudly, until somebody mends it."""
+        return self._thread.damaged(tp)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's stall detector watches what is replaced here; `/health/live` watches the watermark instead."""

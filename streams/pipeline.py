@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 PREPARE_CHUNK = 128
 #: Seconds before a dead letter that the broker refuses is offered again.
 REFUSED_PAUSE = 10.0
+#: Seconds between two signs of life of what waits on purpose.
+SIGN = 1.0
 #: Most seconds that everybody else has for themselves after one suspect was tried.
 LONGEST_TURN = 30.0
 #: Waits between tries while the world is not ready: random, growing to ten seconds.
@@ -226,9 +228,15 @@ class Pipeline(Generic[W]):
         """Returns how many records of a lane wait for the model, and their tokens."""
         return self._batcher.depth(topic)
 
-    def pending(self) -> int:
-        """Returns how many records were accepted and are not acknowledged."""
-        return sum(partition.watermark.pending for partition in self._partitions.values())
+    def pending(self, topic: str | None = None) -> int:
+        """Returns how many records, of one lane or of all, were accepted and are not acknowledged."""
+        partitions = self._partitions.items()
+        return sum(partition.watermark.pending for tp, partition in partitions if topic in {None, tp.topic})
+
+    def still_alive(self) -> None:
+        """Notes that results wait for the world, as they may; it is no excuse for a model that hangs meanwhile."""
+        if not self._batcher.busy:
+            self.progressed = time.monotonic()
 
     # -- accept and prepare -----------------------------------------------------------------------------------
 
@@ -533,7 +541,7 @@ class Pipeline(Generic[W]):
 
     async def _queue_later(self, epoch: int, item: Item[W], delay: float) -> None:
         with self._holding(item.partition):
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+            await self._rest(delay * random.uniform(0.8, 1.2))
         if epoch == self.epoch:
             self._batcher.put(item.lane.topic, [item])
 
@@ -586,7 +594,7 @@ class Pipeline(Generic[W]):
 
     async def _offer(self, partition: Partition[W], head: Sequence[Item[W]], position: int) -> Sequence[Item[W]]:
         """Publishes once; returns what has to be published again: where the broker refuses a result, its refusal."""
-        await self._brake.let_pass(sum(item.dead_letter for item in head), self._still_alive)
+        await self._brake.let_pass(sum(item.dead_letter for item in head), self.still_alive)
         outgoing = [(out, item) for item in head for out in item.outputs or () if not (out.reply and item.told)]
         refused = await self._publisher.deliver([output for output, _ in outgoing], partition.tp, position)
         again: dict[int, tuple[Item[W], Reject]] = {}
@@ -601,7 +609,7 @@ class Pipeline(Generic[W]):
                 self._finish(item, reason)
             else:  # never dropped: the partition waits here, loudly, until the topic takes it
                 self._tell_refused(item, reason)
-                await asyncio.sleep(REFUSED_PAUSE)
+                await self._rest(REFUSED_PAUSE)
         if not refused:
             return []
         return head if self._publisher.atomic else [item for item, _ in again.values()]
@@ -628,8 +636,12 @@ class Pipeline(Generic[W]):
         log.warning("reply-dropped", offset=item.record.offset, error=str(reason), **item.partition.tp._asdict())
         return True
 
-    def _still_alive(self) -> None:
-        self.progressed = time.monotonic()
+    async def _rest(self, seconds: float) -> None:
+        """Waits on purpose, which is no stall."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self.still_alive()
+            await asyncio.sleep(min(left, SIGN))
 
     def _acknowledge(self, partition: Partition[W], head: Sequence[Item[W]]) -> None:
         """Moves the watermark; that of a lost partition is nobody's any more, and moving it does no harm."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, count
 from typing import Any, NamedTuple
 
@@ -105,10 +105,17 @@ class KafkaPublisher:
     #: A refused record does not hold up the others of its call.
     atomic = False
 
-    def __init__(self, connection: Mapping[str, Any], metrics: Metrics, compression: str | None = "lz4") -> None:
-        """`connection`: bootstrap servers and security, as aiokafka names them."""
+    def __init__(
+        self,
+        connection: Mapping[str, Any],
+        metrics: Metrics,
+        compression: str | None = "lz4",
+        waits: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`connection`: bootstrap servers and security, as aiokafka names them; `waits` hears of each try in vain."""
         self._connection = connection
         self._metrics = metrics
+        self._waits = waits
         self._compression = compression
         self._mailboxes: dict[TopicPartition, deque[_Letter]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,7 +172,7 @@ class KafkaPublisher:
 
         A topic for replies is not waited for: there may be 0.
         """
-        async for attempt in retrying(f"partitions of {topic}", self._metrics):
+        async for attempt in retrying(f"partitions of {topic}", self._metrics, self._waits):
             with attempt:
                 if reply:
                     return len(await reply_partitions(self._producer, topic))
@@ -187,7 +194,7 @@ class KafkaPublisher:
         try:
             await asyncio.sleep(0)  # let the callers of this turn of the loop fill the mailbox first
             while mailbox:
-                async for attempt in retrying(f"{tp.topic}/{tp.partition}", self._metrics):
+                async for attempt in retrying(f"{tp.topic}/{tp.partition}", self._metrics, self._waits):
                     with attempt:
                         await self._send(tp, mailbox)
         except (Exception, asyncio.CancelledError) as error:  # a bug, or the end: whoever waits must hear of it
@@ -328,12 +335,13 @@ def too_large(record: Outgoing, error: KafkaError) -> ResultTooLarge:
     return ResultTooLarge(f"the broker refuses a record of {size} bytes on {record.topic}: {error!r}")
 
 
-def retrying(what: str, metrics: Metrics) -> AsyncRetrying:
-    """Tries again, for as long as it takes, while the broker is unavailable."""
+def retrying(what: str, metrics: Metrics, waits: Callable[[], None]) -> AsyncRetrying:
+    """Tries again, for as long as it takes, while the broker is unavailable; `waits` hears of each try in vain."""
 
     def waiting(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         metrics.publish_retries.inc()
+        waits()
         log.warning("publish-waits", target=what, attempt=state.attempt_number, error=str(error))
 
     return AsyncRetrying(retry=retry_if_exception_type(Retry), wait=BACKOFF, before_sleep=waiting)

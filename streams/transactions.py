@@ -7,7 +7,7 @@ worker that lost the partition without noticing.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import count
 from typing import Any
 
@@ -61,12 +61,23 @@ class TransactionalPublisher:
     #: A refused record holds up all others of its transaction.
     atomic = True
 
-    def __init__(self, connection: Mapping[str, Any], metrics: Metrics, group: str, compression: str = "lz4") -> None:
-        """`connection`: bootstrap servers and security, as aiokafka names them; `group`: the consumer group."""
+    def __init__(
+        self,
+        connection: Mapping[str, Any],
+        metrics: Metrics,
+        group: str,
+        compression: str = "lz4",
+        waits: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`connection`: bootstrap servers and security, as aiokafka names them; `group`: the consumer group.
+
+        `waits` hears of each try in vain.
+        """
         self._connection = connection
         self._metrics = metrics
         self._group = group
         self._compression = compression
+        self._waits = waits
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._changing = asyncio.Lock()
         self._calls = 0  # of assign
@@ -148,7 +159,8 @@ class TransactionalPublisher:
         self, records: Sequence[Outgoing], source: TopicPartition, position: int, alone: Set[int]
     ) -> None:
         producer = self._producer_of(source)
-        async for attempt in retrying(f"transaction of {source.topic}/{source.partition}", self._metrics):
+        target = f"transaction of {source.topic}/{source.partition}"
+        async for attempt in retrying(target, self._metrics, self._waits):
             with attempt:
                 # A later assignment has a producer of its own; what was begun with the earlier one is void.
                 if producer is not self._producer_of(source):
@@ -213,7 +225,8 @@ class TransactionalPublisher:
             at = end
 
     async def _open(self, source: TopicPartition) -> None:
-        async for attempt in retrying(f"producer of {source.topic}/{source.partition}", self._metrics):
+        target = f"producer of {source.topic}/{source.partition}"
+        async for attempt in retrying(target, self._metrics, self._waits):
             with attempt:
                 producer = AIOKafkaProducer(
                     **self._connection,

@@ -54,7 +54,7 @@ PINS: dict[str, list[tuple[Any, str]]] = {
         (base.Fetcher._fetcher, "34a85562a69c"),
         (base.Fetcher.on_stop, "d7682cd5e888"),
     ],
-    "`stop_flow` starts a new epoch, and `resume_flow` is Faust's: who calls them, and when": [
+    "`stop_flow` starts a new epoch, and `resume_flow` waits for the end of a rebalance: who calls them, and when": [
         (base.Consumer.stop_flow, "e455210b1239"),
         (base.Consumer.resume_flow, "27386b6fa201"),
         (faust.App._stop_consumer, "3727218c2d8b"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.scene import MB, Outcome, Scene, Size, memory, peak
+from tests.faults.scene import MB, Outcome, Scene, Size, memory, outlast, peak
 from tests.support.java import free_ports
 from tests.support.kafka import Kafka, KafkaCluster, configure, server_properties
 from tests.support.proxy import Proxy
@@ -28,7 +28,7 @@ def restarted(kafka: Kafka, folder: Path, size: Size, delivery: str) -> Outcome:
             with scene.flood(size.records):
                 scene.await_results(1)
                 kafka.kill()
-                time.sleep(size.seconds)
+                outlast(worker, size.seconds)
                 kafka.start()
                 scene.recover(HEALING)
         return _done(scene, worker, delivery, f"{size.strikes} kills, away {size.seconds:g} s each")
@@ -43,7 +43,7 @@ def frozen(kafka: Kafka, folder: Path, size: Size, delivery: str) -> Outcome:
                 scene.await_results(1)
                 kafka.pause()
                 try:
-                    time.sleep(size.seconds)
+                    outlast(worker, size.seconds)
                 finally:
                     kafka.resume()
                 scene.recover(HEALING)
@@ -60,7 +60,7 @@ def one_of_three(cluster: KafkaCluster, folder: Path, size: Size, delivery: str)
                 scene.await_results(1)
                 broker.kill()
                 scene.recover(HEALING)
-                time.sleep(size.seconds)
+                outlast(worker, size.seconds)
                 broker.start()
         return _done(scene, worker, delivery, f"{size.strikes} kills")
 
@@ -81,7 +81,7 @@ def refusing(
             for _ in range(BAD):
                 scene.produce(b"no record at all")
             scene.send(size.records)
-            time.sleep(size.seconds)
+            outlast(worker, size.seconds)
             # Only then what is done: the reader may be behind, and a commit is not.
             committed = scene.sent - (scene.lag() or 0)
             time.sleep(2)
@@ -103,7 +103,7 @@ def cut_off(kafka: Kafka, folder: Path, size: Size, delivery: str) -> Outcome:
             with scene.flood(size.records):
                 scene.await_results(1)
                 proxy.cut()
-                time.sleep(size.seconds)
+                outlast(worker, size.seconds)
                 proxy.heal()
                 scene.recover(HEALING)
         return _done(scene, worker, delivery, f"{size.strikes} times {size.seconds:g} s")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -216,6 +217,15 @@ class Scene:
         return Outcome(
             len(found.requests), found.lost, found.repeated, round(self.watch.stall, 1), round(self.recovery, 1), note
         )
+
+
+def outlast(program: Program, seconds: float) -> None:
+    """Lets an outage last; fails where the worker says meanwhile that it is not alive: to restart it would not help."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        status, why = program.get("/health/live")
+        assert status != HTTPStatus.SERVICE_UNAVAILABLE, f"the worker calls itself dead: {why}"
+        time.sleep(min(1.0, max(0.0, ends - time.monotonic())))
 
 
 def memory(program: Program) -> int:

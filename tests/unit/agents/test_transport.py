@@ -18,7 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from agents import transport
 from agents.batches import Broken, Damaged
-from agents.transport import Consumer, ConsumerThread
+from agents.transport import Consumer, ConsumerThread, Fetch
 from streams.records import TopicPartition
 
 P0, P1 = TopicPartition("requests", 0), TopicPartition("requests", 1)
@@ -187,6 +187,102 @@ async def test_a_damaged_partition_waits_and_holds_up_nobody(monkeypatch: pytest
     assert set(fetch.records) == {P0}
 
 
+async def test_damage_is_told_until_it_was_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Liveness leaves out what waits behind it; a partition that was never damaged is not."""
+    monkeypatch.setattr(transport, "DAMAGED_PAUSE", 0.02)
+    reading, _ = thread({P0: [Broken(Damaged("bytes"))], P1: []})
+    await reading.fetch("requests")
+    assert (reading.damaged(P0), reading.damaged(P1)) == (True, False)
+    await asyncio.sleep(0.05)
+    assert not reading.damaged(P0)
+
+
+class Lane:
+    """A consumer that feeds one lane, from what a test has its fetches do."""
+
+    def __init__(self, *fetches: Any) -> None:
+        self.fetches = list(fetches)
+        self.sent: list[Any] = []
+        self.cancel_next = False
+        self.consumer = Consumer.__new__(Consumer)
+        self.consumer.flow_active = True
+        self.consumer._fetch = self._fetch  # type: ignore[method-assign]
+        pipeline = SimpleNamespace(room=self._room, epoch=1)
+        self.consumer.app = SimpleNamespace(pipeline=pipeline, channels={"requests": self}, should_stop=False)
+
+    async def _room(self, _: str) -> None:
+        await asyncio.sleep(0)
+
+    async def _fetch(self, _: str) -> Any:
+        if not self.fetches:
+            await asyncio.Event().wait()
+        each = self.fetches.pop(0)
+        if isinstance(each, BaseException):
+            raise each
+        return each
+
+    async def send(self, *, value: Any) -> None:
+        if self.cancel_next:
+            self.cancel_next = False
+            raise asyncio.CancelledError
+        self.sent.append(value)
+
+    async def run(self, count: int) -> None:
+        """Drains until so many fetches were handed over, then is cancelled."""
+        task = asyncio.create_task(self.consumer._drain_messages(None))
+        async with asyncio.timeout(5):
+            while len(self.sent) < count and not task.done():
+                await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if not task.cancelled():
+            raise task.exception() or AssertionError("it ended by itself")
+
+
+FETCHES = [Fetch(-1, {P0: sized(1)}, {P0: at}) for at in (1, 2, 3)]
+
+
+async def test_a_lane_outlives_what_is_cancelled_within_a_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane would end without a word, and its partitions would stand still."""
+    monkeypatch.setattr(Consumer, "should_stop", False)
+    lane = Lane(asyncio.CancelledError(), *FETCHES)
+    await lane.run(3)
+    assert [fetch.positions[P0] for fetch in lane.sent] == [1, 2, 3]
+
+
+async def test_a_lane_outlives_a_rebalance_that_empties_its_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be handed over is void, and the lane goes on."""
+    monkeypatch.setattr(Consumer, "should_stop", False)
+    lane = Lane(*FETCHES)
+    lane.cancel_next = True
+    await lane.run(2)
+    assert [fetch.positions[P0] for fetch in lane.sent] == [2, 3]
+
+
+async def test_a_fetch_that_says_nothing_new_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle lane costs the pipeline nothing; a position that moved without records is news."""
+    monkeypatch.setattr(Consumer, "should_stop", False)
+    idle = [Fetch(-1, {}, {P0: at}) for at in (5, 5, 5, 6)]
+    lane = Lane(*idle)
+    await lane.run(2)
+    assert [(fetch.epoch, fetch.positions[P0]) for fetch in lane.sent] == [(1, 5), (1, 6)]
+
+
+async def test_a_consumer_whose_part_in_the_group_has_ended_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka gives the same error for ever then: a worker that only logged it would stand still for ever."""
+    monkeypatch.setattr(Consumer, "should_stop", False)
+    consumer = Consumer.__new__(Consumer)
+    consumer._fetching = set()
+
+    async def broken(_: str) -> None:
+        raise KafkaError("Unexpected error during coordination")
+
+    consumer._thread = SimpleNamespace(fetch=broken, thread_loop=asyncio.get_running_loop())  # type: ignore[assignment]
+    with pytest.raises(KafkaError, match="coordination"):
+        await consumer._fetch("requests")
+    assert not consumer._fetching
+
+
 # -- rebalances -----------------------------------------------------------------------------------------------
 
 
@@ -199,6 +295,7 @@ class Parts:
         self.drained: list[float] = []
         self.consumer = Consumer.__new__(Consumer)
         self.consumer._between = True
+        self.consumer.unsettled = 0.0
         self.consumer._fetching = set()
         self.consumer._committed = {}
         self.consumer._generation = -1
@@ -262,6 +359,7 @@ async def test_a_seek_takes_over_before_it_asks_where_to_begin() -> None:
     await parts.consumer.perform_seek()
     assert parts.calls == [("publisher", [P0]), "seek", "committed", ("pipeline", {P0: 5})]
     assert parts.consumer._generation == 7
+    assert parts.consumer.unsettled is None
 
 
 async def test_a_seek_of_an_assignment_that_is_over_fences_nobody() -> None:
@@ -290,6 +388,28 @@ async def test_a_seek_that_a_rebalance_overtakes_assigns_nothing() -> None:
     parts.consumer._between, parts.overtaken = False, True
     await parts.consumer.perform_seek()
     assert parts.calls == [("publisher", [P0])]
+    assert parts.consumer.unsettled is not None, "it has no place in the group yet, and liveness goes by that"
+
+
+@pytest.mark.parametrize("assigned", [set(), {P0}])
+async def test_a_member_waits_for_its_place_until_it_has_sought(
+    monkeypatch: pytest.MonkeyPatch, assigned: set[TopicPartition]
+) -> None:
+    """Whoever is given nothing has its place at once: Faust seeks only where something is assigned."""
+    parts = Parts()
+    monkeypatch.setattr(transport.driver.Consumer, "on_partitions_assigned", parts._noted("assigned"))
+    await parts.consumer.on_partitions_assigned(assigned, 8)
+    assert (parts.consumer.unsettled is None) is not bool(assigned)
+
+
+@pytest.mark.parametrize("between", [True, False])
+async def test_nothing_is_fetched_before_a_rebalance_is_over(monkeypatch: pytest.MonkeyPatch, between: bool) -> None:
+    """Faust may come to the end of one rebalance when the next has begun: the partitions are given up by then."""
+    parts, resumed = Parts(), list[bool]()
+    monkeypatch.setattr(transport.driver.Consumer, "resume_flow", lambda _: resumed.append(True))
+    parts.consumer._between = between
+    parts.consumer.resume_flow()
+    assert bool(resumed) is not between
 
 
 async def test_partitions_are_given_up_before_the_group_is_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:

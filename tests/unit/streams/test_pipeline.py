@@ -685,6 +685,8 @@ async def test_a_dead_letter_that_is_refused_holds_its_partition(bench: Bench, m
     await asyncio.sleep(0.05)
     assert bench.pipeline.positions()[P0] == 0
     assert bench.alerts[0] == ("dead-letter-refused", "requests/0", Severity.CRITICAL)
+    bench.pipeline.progressed = 0.0
+    await until(lambda: bench.pipeline.progressed > 0)  # to start again would not help: liveness holds
     bench.publisher.refuse = lambda _: None
     await bench.finished()
     assert bench.reasons() == ["bad-bytes"]
@@ -780,6 +782,31 @@ async def test_a_record_that_fails_once_is_tried_again_alone_and_in_order() -> N
         assert bench.published() == [0, 1, 2]
         assert bench.stage.batches[-1] == [1]
         assert bench.published("dead-letters") == []
+
+
+async def test_whoever_waits_for_its_next_try_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay may be longer than liveness allows: to kill the process for it would accuse the record of killing."""
+    monkeypatch.setattr(pipeline_module, "SIGN", 0.001)
+    async with running(FakeStage(), retries=Retries(2, delays=(60.0,))) as bench:
+        await bench.feed(Request(0, b"poison"))
+        await until(lambda: not bench.pipeline.fetchable(P0))
+        bench.pipeline.progressed = 0.0
+        await until(lambda: bench.pipeline.progressed > 0)
+
+
+async def test_a_model_that_hangs_is_not_excused_by_what_waits_for_the_broker(bench: Bench) -> None:
+    """Signs of life of the one say nothing about the other."""
+    bench.stage.gate.clear()
+    await bench.feed(Request(0))
+    await until(bench.stage.running.is_set)
+    bench.pipeline.progressed = 0.0
+    bench.pipeline.still_alive()
+    assert bench.pipeline.progressed == 0.0
+    bench.stage.gate.set()
+    await bench.finished()
+    bench.pipeline.progressed = 0.0
+    bench.pipeline.still_alive()
+    assert bench.pipeline.progressed > 0
 
 
 async def test_a_record_that_always_fails_becomes_a_dead_letter_with_every_error() -> None:
