@@ -33,8 +33,9 @@ log = structlog.get_logger(__name__)
 
 #: Records of one fetch: enough to spread the cost of a hand-over between threads, small enough to be prompt.
 FETCH_RECORDS = 512
-#: Bytes after which a fetch takes no more: a record that was compressed well may be much larger than it travelled.
-FETCH_BYTES = 16 * 1024 * 1024
+#: Bytes after which a fetch takes no more: a record that was compressed well may be much larger than it travelled, and
+#: a lane has up to three fetches beside what counts against its room.
+FETCH_BYTES = 4 * 1024 * 1024
 #: How long (milliseconds) a broker may hold a fetch with nothing to give. aiokafka has one fetch under way for each
 #: broker, so this also bounds how long a partition that was being worked off waits for its next fetch.
 FETCH_WAIT_MS = 100

@@ -14,6 +14,10 @@ from streams.suspects import Suspicion
 from streams.watermark import Watermark
 
 
+#: How often a record's value is in the worker at once: as it came, as text, and as its result or dead letter.
+COPIES = 3
+
+
 class Partition(Generic[W]):
     """An assigned partition: what was fetched of it and is not acknowledged yet, in offset order."""
 
@@ -83,9 +87,9 @@ class Item(Generic[W]):
 
     @property
     def weight(self) -> int:
-        """Bytes that count against the lane's room."""
+        """Bytes that count against the lane's room, with what becomes of the value."""
         headers = sum(len(name) + len(value or b"") for name, value in self.record.headers)
-        return len(self.record.value or b"") + len(self.record.key or b"") + headers
+        return COPIES * len(self.record.value or b"") + len(self.record.key or b"") + headers
 
 
 class Room:

@@ -192,7 +192,9 @@ class Settings(BaseSettings):
         512, ge=1, le=1_000_000, description="Records of one lane that may be in the worker at once."
     )
     queue_bytes: int = Field(
-        64 * 1024 * 1024, ge=10_000, description="Bytes of one lane that may be in the worker at once."
+        64 * 1024 * 1024,
+        ge=10_000,
+        description="Bytes of one lane that may be in the worker at once, as records, texts and results.",
     )
     retry_attempts: int = Field(
         2,

@@ -604,9 +604,9 @@ async def has_room(bench: Bench, topic: str = "requests") -> bool:
     return waiting.done() or not waiting.cancel()
 
 
-@pytest.mark.parametrize("limits", [{"max_records": 2}, {"max_bytes": 8}], ids=["records", "bytes"])
+@pytest.mark.parametrize("limits", [{"max_records": 2}, {"max_bytes": 2 * (3 * 4 + 3)}], ids=["records", "bytes"])
 async def test_a_full_lane_stops_its_own_fetching_until_receipts_are_in(limits: dict[str, int]) -> None:
-    """Two records of four bytes fill it; another lane is not concerned."""
+    """Two records of four bytes, with a key of three, fill it: a value counts as itself, as text and as result."""
     async with running(**limits) as bench:
         bench.publisher.hold()
         await bench.feed(Request(0))
