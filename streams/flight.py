@@ -13,7 +13,6 @@ from streams.stage import W
 from streams.suspects import Suspicion
 from streams.watermark import Watermark
 
-
 #: How often a record's value is in the worker at once: as it came, as text, and as its result or dead letter.
 COPIES = 3
 
