@@ -5,10 +5,11 @@ whatever the bytes are, it ends with a record, a Reject, or a Retry while the re
 `Codec.encode` writes our own schemas.
 """
 
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from schemas import framing
+from schemas import avro, framing
 from schemas.avro import Type, parse
 from schemas.contracts import FILES, MAKERS, SINGLE_OBJECT, by_fingerprint, current
 from schemas.errors import BadBytes, InvalidField, Reject, UnknownSchema, UnsafeSchema
@@ -17,7 +18,7 @@ from schemas.reading import Broken, Read
 from schemas.records import Embedding, Record, Reply, Sentence
 from schemas.registry import Registry, WriterSchema
 from schemas.resolution import reader
-from schemas.writing import writer
+from schemas.writing import template, writer
 
 R = TypeVar("R", bound=Record)
 
@@ -74,6 +75,23 @@ class Codec:
         out = bytearray(self._frame(kind, topic) if frame is None else frame)
         self._writers[kind](record, out)
         return bytes(out)
+
+    def template(self, kind: type, topic: str, fixed: Mapping[str, Any]) -> Callable[[Iterable[Any]], bytes]:
+        """As `encode`, for records that share the values of `fixed`: no record is made, and these are encoded once.
+
+        What it returns takes the other values, in the order of the record's fields.
+        """
+        of = current(kind).type
+        assert isinstance(of, avro.Record)
+        write = template(of, fixed)
+
+        def encode(values: Iterable[Any]) -> bytes:
+            frame = self._frames.get((kind, topic))
+            out = bytearray(self._frame(kind, topic) if frame is None else frame)
+            write(values, out)
+            return bytes(out)
+
+        return encode
 
     def announce(self, kind: type[Record], topic: str) -> None:
         """Has the registry know the schema of a topic, so that `encode` asks no more; raises RegistryUnavailable."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from random import getrandbits
 from typing import Final
 
@@ -133,15 +134,31 @@ def carried(request: RequestHeaders) -> list[Header]:
 def result_headers(record: Embedding | Score, request: RequestHeaders) -> list[Header]:
     """The headers of a result: CloudEvents in binary mode, then what the request's own headers carry on."""
     made_at = record.embedded_at if isinstance(record, Embedding) else record.scored_at
-    return [
+    return event_headers(type(record).__name__, record.id, record.source.topic, made_at, request)
+
+
+def event_headers(kind: str, event: str, topic: str, made_at: int, request: RequestHeaders) -> list[Header]:
+    """The same of a result that is only known by its parts: its record's name, its id, where its sentence was read."""
+    first, what, whence, last = _constant(kind, topic)
+    own: list[Header] = [first, ("ce_id", event.encode()), what, whence, ("ce_time", _iso(made_at)), last]
+    return own + carried(request)
+
+
+@lru_cache(maxsize=256)
+def _constant(kind: str, topic: str) -> tuple[Header, Header, Header, Header]:
+    """What all results of one kind and topic say alike."""
+    return (
         ("ce_specversion", b"1.0"),
-        ("ce_id", record.id.encode()),
-        ("ce_type", f"sentence_streams.{type(record).__name__}".encode()),
-        ("ce_source", f"/sentence-streams/{record.source.topic}".encode()),
-        ("ce_time", (_EPOCH + timedelta(milliseconds=made_at)).isoformat(timespec="milliseconds").encode()),
+        ("ce_type", f"sentence_streams.{kind}".encode()),
+        ("ce_source", f"/sentence-streams/{topic}".encode()),
         ("content-type", b"application/avro"),
-        *carried(request),
-    ]
+    )
+
+
+@lru_cache(maxsize=16)
+def _iso(milliseconds: int) -> bytes:
+    """The moment in ISO 8601; results of one batch share theirs."""
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds").encode()
 
 
 def reply_headers(request: RequestHeaders) -> list[Header]:

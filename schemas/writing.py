@@ -4,18 +4,21 @@ A `Write` appends one value to a bytearray. Vectors are copied whole, never one 
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from schemas.avro import Array, Enumeration, Map, Primitive, Record, Type, Union, label
+from schemas.avro import Array, Enumeration, Field, Map, Primitive, Record, Type, Union, label
 from schemas.errors import InvalidField
 
 Write = Callable[[Any, bytearray], None]
 
 _DOUBLE = struct.Struct("<d")
+_FLOATS = np.dtype("<f4")
+#: What steps raise for a value that is not of their type.
+_MISFITS = (TypeError, ValueError, AttributeError, KeyError, OverflowError, struct.error)
 
 
 def writer(of: Type) -> Write:
@@ -39,17 +42,41 @@ def writer(of: Type) -> Write:
 
 
 def _record(of: Record) -> Write:
-    steps = [(field, writer(field.type)) for field in of.fields]
-    values_of = attrgetter(*(field.name for field in of.fields))
+    write_values = template(of, {})
+    names = [field.name for field in of.fields]
+    values_of = attrgetter(*names) if len(names) > 1 else lambda record: (getattr(record, names[0]),)
 
     def write(record: Any, out: bytearray) -> None:
-        for value, (field, step) in zip(values_of(record), steps, strict=True):
+        write_values(values_of(record), out)
+
+    return write
+
+
+def template(of: Record, fixed: Mapping[str, Any]) -> Callable[[Iterable[Any], bytearray], None]:
+    """How to write records that share the values of `fixed`, which are put into bytes only once.
+
+    What it returns takes the other values, in the schema's order; errors are as `writer`'s.
+    """
+    steps: list[tuple[bytes, Field, Write]] = []
+    constant = bytearray()
+    for field in of.fields:
+        if field.name in fixed:
+            writer(field.type)(fixed[field.name], constant)
+        else:
+            steps.append((bytes(constant), field, writer(field.type)))
+            constant = bytearray()
+    tail = bytes(constant)
+
+    def write(values: Iterable[Any], out: bytearray) -> None:
+        for value, (before, field, step) in zip(values, steps, strict=True):
+            out += before
             try:
                 step(value, out)
-            except (TypeError, ValueError, AttributeError, KeyError, OverflowError, struct.error):
+            except _MISFITS:
                 raise InvalidField(f"{field.name}: expected {label(field.type)}") from None
             except InvalidField as error:
                 raise InvalidField(f"{field.name}.{error}") from None
+        out += tail
 
     return write
 
@@ -140,11 +167,11 @@ def _array(item: Write) -> Write:
 
 
 def _floats(values: Any, out: bytearray) -> None:
-    vector = np.asarray(values, "<f4")
+    vector = np.asarray(values, _FLOATS)
     if vector.ndim != 1:
         raise ValueError
-    if vector.size:
-        _unsigned(vector.size << 1, out)
+    if size := len(vector):
+        _unsigned(size << 1, out)
         out += vector.tobytes()
     out.append(0)
 

@@ -37,7 +37,7 @@ from streams.suspects import Suspicion
 
 log = structlog.get_logger(__name__)
 
-#: Records prepared at a time: small enough that the first of a large fetch reaches the model soon.
+#: Records of a fetch prepared first: few enough that they reach the model soon. Each next chunk is twice as large.
 PREPARE_CHUNK = 128
 #: Seconds before a dead letter that the broker refuses is offered again.
 REFUSED_PAUSE = 10.0
@@ -286,10 +286,10 @@ class Pipeline(Generic[W]):
             suspects = [item for item in items if item.alone and item.partition is partition]
             self._spawn(self._creep(epoch, partition, suspects))
         together = [item for item in items if not item.alone]
-        for start in range(0, len(together), PREPARE_CHUNK):
-            if epoch != self.epoch:
-                return
-            await self._prepare(epoch, together[start : start + PREPARE_CHUNK])
+        start, size = 0, PREPARE_CHUNK
+        while start < len(together) and epoch == self.epoch:
+            await self._prepare(epoch, together[start : start + size])
+            start, size = start + size, 2 * size
 
     async def _touch(self, partition: Partition[W]) -> None:
         """Commits, before the first record is touched, that this process has the partition in hand now."""
@@ -470,7 +470,7 @@ class Pipeline(Generic[W]):
                 fresh.append(item)
         work = [item.work for item in fresh if item.work is not None]
         try:
-            results = Retrying(**self._patience(epoch))(self._each, self._stage.run, work)
+            results = self._patiently(epoch, work)
         except Retry:
             fresh = []  # as in `_prepare`
         else:
@@ -481,6 +481,13 @@ class Pipeline(Generic[W]):
                     self._finish(item, result)
         self._metrics.batch(self._stage.name, [item.size for item in fresh], time.monotonic() - started)
         self._loop.call_soon_threadsafe(self._settle, batch)
+
+    def _patiently(self, epoch: int, work: Sequence[W]) -> list[Any]:
+        """Runs the stage for as long as the world is not ready; tenacity only comes in where that is so."""
+        try:
+            return self._each(self._stage.run, work)
+        except Retry:
+            return Retrying(**self._patience(epoch))(self._each, self._stage.run, work)
 
     def _each(self, step: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
         """Returns the step's result for each item; where it fails, halves them until what causes it stands alone."""

@@ -13,10 +13,19 @@ from streams.embedding.embedder import Identity
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "sentence-streams/embedding")
 
 
-def embedding_id(sentence_id: str, text: str, identity: Identity, dimensions: int) -> str:
-    """UUIDv5 of an embedding, from its sentence's id, its text and how it is embedded."""
+def manner(identity: Identity, dimensions: int) -> str:
+    """How a text is embedded, as the id of an embedding sees it."""
     how = (identity.name, identity.revision, identity.precision, identity.prompt, identity.pooling, str(dimensions))
-    return str(uuid.uuid5(_NAMESPACE, f"{sentence_id}\0{_digest(_digest(text), *how)}"))
+    return "\0".join(how)
+
+
+def embedding_id(sentence_id: str, text: str, how: str) -> str:
+    """UUIDv5 of an embedding, from its sentence's id, its text and its `manner`."""
+    name = f"{sentence_id}\0{_digest(_digest(text), how)}"
+    # As uuid.uuid5 makes it, at a quarter of its time: version 5 and the variant take six bits' places.
+    digits = hashlib.sha1(_NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def identity_key(identity: Identity) -> str:

@@ -3,19 +3,26 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from schemas.codec import Codec
 from schemas.errors import Reject
-from schemas.headers import RequestHeaders, Results, result_headers
+from schemas.headers import RequestHeaders, Results, event_headers
 from schemas.records import Embedding, Score, Sentence, Source, Timings
 from streams.embedding.embedder import Identity, Tokens, Vectors
-from streams.embedding.identity import embedding_id
+from streams.embedding.identity import embedding_id, manner
 from streams.embedding.replies import Replies
 from streams.records import Outgoing, Record
 from streams.scoring.scorer import Scorer
 from streams.scoring.verdicts import Judge, Subject, scored_each
 
 _NOT_YET = Tokens(())
+#: The fields of an Embedding that differ between those of one worker, in their order.
+_VARYING = (
+    "id", "sentence_id", "scorers", "metadata", "text", "query", "dimensions", "token_count", "truncated", "cached",
+    "source", "embedded_at", "vector",
+)  # fmt: skip
+_SOURCE, _EMBEDDED_AT = _VARYING.index("source"), _VARYING.index("embedded_at")
 
 
 @dataclass(slots=True, eq=False)
@@ -61,77 +68,91 @@ class EmbedResults:
     """Makes results of vectors, for one model and one topic."""
 
     def __init__(self, codec: Codec, topic: str, identity: Identity, replies: Replies, *, publish_text: bool) -> None:
-        self._codec = codec
         self._topic = topic
         self._identity = identity
         self._replies = replies
         self._publish_text = publish_text
+        self._fixed: dict[str, Any] = {
+            "model": identity.name,
+            "revision": identity.revision,
+            "weights_digest": identity.digest,
+            "precision": identity.precision,
+        }
+        self._encode = codec.template(Embedding, topic, self._fixed)
+        self._manners: dict[int, str] = {}  # dimensions -> how a text is embedded
 
     def make(self, works: Sequence[EmbedWork], vectors: Sequence[Vectors | Reject]) -> list[list[Outgoing] | Reject]:
         """What to publish for each sentence, given its vector (of the dimensions it wants) or why it has none."""
         now = int(time.time() * 1000)
-        embeddings = [
-            vector if isinstance(vector, Reject) else self._embedding(work, vector, now)
+        fields = [
+            vector if isinstance(vector, Reject) else self._fields(work, vector, now)
             for work, vector in zip(works, vectors, strict=True)
         ]
-        scores = _scores(works, embeddings, self._replies.judge)
+        # Only a caller who waits needs the record itself; the topic is content with its bytes.
+        embeddings = {
+            work: Embedding(**self._fixed, **dict(zip(_VARYING, values, strict=True)))
+            for work, values in zip(works, fields, strict=True)
+            if work.request.reply_topic is not None and not isinstance(values, Reject)
+        }
+        scores = _scores(embeddings, self._replies.judge)
         return [
-            self._outputs(work, embedding, scores.get(work, ()))
-            for work, embedding in zip(works, embeddings, strict=True)
+            values if isinstance(values, Reject) else self._outputs(work, values, embeddings, scores)
+            for work, values in zip(works, fields, strict=True)
         ]
 
-    def _embedding(self, work: EmbedWork, vector: Vectors, now: int) -> Embedding:
-        identity, sentence, record = self._identity, work.sentence, work.record
-        return Embedding(
-            id=embedding_id(sentence.id, sentence.text, identity, work.dimensions),
-            sentence_id=sentence.id,
-            scorers=sentence.scorers,
-            metadata=sentence.metadata,
-            text=sentence.text if self._publish_text else None,
-            query=sentence.query if self._publish_text else None,
-            model=identity.name,
-            revision=identity.revision,
-            weights_digest=identity.digest,
-            dimensions=work.dimensions,
-            token_count=len(work.tokens),
-            truncated=work.tokens.truncated,
-            precision=identity.precision,
-            cached=work.started is None,
-            source=work.request.source or Source(record.topic, record.partition, record.offset, record.timestamp),
-            embedded_at=now,
-            vector=vector,
+    def _fields(self, work: EmbedWork, vector: Vectors, now: int) -> Sequence[Any]:
+        """The values of an embedding's fields that are not the same for all, in their order."""
+        sentence, record, dimensions = work.sentence, work.record, work.dimensions
+        how = self._manners.get(dimensions)
+        if how is None:
+            how = self._manners[dimensions] = manner(self._identity, dimensions)
+        return (
+            embedding_id(sentence.id, sentence.text, how),
+            sentence.id,
+            sentence.scorers,
+            sentence.metadata,
+            sentence.text if self._publish_text else None,
+            sentence.query if self._publish_text else None,
+            dimensions,
+            len(work.tokens.ids),
+            work.tokens.truncated,
+            work.started is None,  # from the cache
+            work.request.source or Source(record.topic, record.partition, record.offset, record.timestamp),
+            now,
+            vector,
         )
 
     def _outputs(
-        self, work: EmbedWork, embedding: Embedding | Reject, scores: Sequence[Score] | Reject
+        self,
+        work: EmbedWork,
+        values: Sequence[Any],
+        embeddings: Mapping[EmbedWork, Embedding],
+        scores: Mapping[EmbedWork, list[Score] | Reject],
     ) -> list[Outgoing] | Reject:
-        if isinstance(embedding, Reject):
-            return embedding
-        if isinstance(scores, Reject):
-            return scores
+        found = scores.get(work, ())
+        if isinstance(found, Reject):
+            return found
         outputs = []
         try:
             if work.request.results is Results.PUBLISH:
-                outputs.append(self._published(work, embedding))
-            if work.request.reply_topic is not None:
-                outputs.append(self._replies.answer(work.request, embedding, scores, work.timings()))
+                outputs.append(self._published(work, values))
+            if work in embeddings:
+                outputs.append(self._replies.answer(work.request, embeddings[work], found, work.timings()))
         except Reject as error:
             return error
         return outputs
 
-    def _published(self, work: EmbedWork, embedding: Embedding) -> Outgoing:
-        key = work.sentence.id.encode() if work.record.key is None else work.record.key
-        value = self._codec.encode(embedding, self._topic)
-        return Outgoing(self._topic, key, value, result_headers(embedding, work.request))
+    def _published(self, work: EmbedWork, values: Sequence[Any]) -> Outgoing:
+        key, source = work.record.key, values[_SOURCE]
+        headers = event_headers(Embedding.__name__, values[0], source.topic, values[_EMBEDDED_AT], work.request)
+        return Outgoing(self._topic, work.sentence.id.encode() if key is None else key, self._encode(values), headers)
 
 
-def _scores(
-    works: Sequence[EmbedWork], embeddings: Sequence[Embedding | Reject], judge: Judge
-) -> Mapping[EmbedWork, list[Score] | Reject]:
+def _scores(embeddings: Mapping[EmbedWork, Embedding], judge: Judge) -> Mapping[EmbedWork, list[Score] | Reject]:
     """Scores of those whose reply is to have some: one call of a scorer for all of them."""
     subjects = {
         work: Subject(embedding, work.sentence.text, work.scorers, work.sentence.query)
-        for work, embedding in zip(works, embeddings, strict=True)
-        if work.scorers and isinstance(embedding, Embedding)
+        for work, embedding in embeddings.items()
+        if work.scorers
     }
     return dict(zip(subjects, scored_each(list(subjects.values()), judge), strict=True))

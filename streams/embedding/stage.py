@@ -133,11 +133,11 @@ class EmbedStage:
         vectors = self._embedder.embed(list(unique.values()))
         broken = set(np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist())
         row_of = {ids: row for row, ids in enumerate(unique)}
-        rows = [row_of[work.tokens.ids] for work in batch]
+        rows, full = [row_of[work.tokens.ids] for work in batch], vectors.shape[1]
         return [
             EmbeddingFailed("the model's vector holds values that are not finite numbers")
             if row in broken
-            else _shortened(vectors[row], work.dimensions)
+            else (vectors[row] if work.dimensions == full else _shortened(vectors[row], work.dimensions))
             for row, work in zip(rows, batch, strict=True)
         ]
 

@@ -3,7 +3,7 @@
 import io
 import json
 import struct
-from dataclasses import replace
+from dataclasses import fields, replace
 from uuid import UUID
 
 import avro.io
@@ -115,6 +115,22 @@ def test_an_older_reply_is_read_with_defaults():
     schema["fields"] = [field_of(schema, "served")]
     codec, value = registered(schema, bare(schema, {"served": datum_of(REPLY.served)}))
     assert codec.decode(Reply, value) == Reply(served=REPLY.served, timings=Timings())
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_template_writes_the_same_bytes(record):
+    """Whichever fields are fixed before, the bytes are those of the whole record."""
+    names = [field.name for field in fields(record)]
+    for fixed in (names, [], names[::2], names[1::2]):
+        write = Codec().template(type(record), "topic", {name: getattr(record, name) for name in fixed})
+        assert write([getattr(record, name) for name in names if name not in fixed]) == Codec().encode(record, "topic")
+
+
+def test_a_template_names_the_field_that_does_not_fit():
+    """As a record's does, with the path where it lies deeper."""
+    write = Codec().template(Sentence, "topic", {"text": "x"})
+    with pytest.raises(InvalidField, match="dimensions: expected"):
+        write(["s-1", None, "many", (), Overflow.TRUNCATE, {}])
 
 
 def test_a_schema_is_announced_once():

@@ -177,6 +177,22 @@ async def test_what_gathers_during_a_batch_is_the_next_batch(
     assert broker.sent == [(0, [b"0", b"1"]), (0, [b"2", b"3", b"4", b"5", b"6"]), (0, [b"7", b"8"])]
 
 
+async def test_few_letters_wait_for_more_while_a_batch_is_under_way(
+    publisher: KafkaPublisher, broker: type[FakeProducer]
+) -> None:
+    """Under load a small batch waits for company; on an idle stream the first is sent at once."""
+    broker.receipts.clear()
+    calls = [asyncio.create_task(publisher.publish([Outgoing("t", b"k", b"0", (), 0)]))]
+    await asyncio.sleep(0)
+    for value in (b"1", b"2"):
+        calls.append(asyncio.create_task(publisher.publish([Outgoing("t", b"k", value, (), 1)])))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    broker.receipts.set()
+    await asyncio.gather(*calls)
+    assert broker.sent == [(0, [b"0"]), (1, [b"1", b"2"])]
+
+
 async def test_a_batch_that_fails_is_sent_again(
     publisher: KafkaPublisher, broker: type[FakeProducer], metrics: Metrics
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streams.embedding.embedder import Identity
-from streams.embedding.identity import content_key, embedding_id, identity_key
+from streams.embedding.identity import content_key, embedding_id, identity_key, manner
 
 IDENTITY = Identity("model", "abc", "d1", "float32", "", "mean", 384, 256)
 KEY = identity_key(IDENTITY)
@@ -15,11 +15,19 @@ KEY = identity_key(IDENTITY)
 
 def test_the_same_content_has_the_same_id() -> None:
     """A repeat of a sentence gets the same version 5 UUID, in this release and in every later one."""
-    first = embedding_id("s-1", "A text.", IDENTITY, 384)
+    first = embedding_id("s-1", "A text.", manner(IDENTITY, 384))
 
-    assert first == embedding_id("s-1", "A text.", IDENTITY, 384)
+    assert first == embedding_id("s-1", "A text.", manner(IDENTITY, 384))
     assert uuid.UUID(first).version == 5
     assert first == "e294c6ba-2972-5dcb-a435-7d69c08d3c76"
+
+
+def test_an_id_is_spelt_as_a_uuid() -> None:
+    """Every variant's two bits come out as the standard library spells them."""
+    for number in range(64):
+        name = embedding_id(str(number), "A text.", manner(IDENTITY, 384))
+        assert str(uuid.UUID(name)) == name
+        assert uuid.UUID(name).variant == uuid.RFC_4122
 
 
 #: Whatever of a model decides its vectors.
@@ -35,15 +43,15 @@ CHANGES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changed", CHANGES, ids=lambda changed: next(iter(changed)))
 def test_what_changes_the_vector_changes_the_id(changed: dict[str, Any]) -> None:
     """Every part of the model's identity that a subscriber tells models apart by is in the id."""
-    assert embedding_id("s-1", "A text.", replace(IDENTITY, **changed), 384) != embedding_id(
-        "s-1", "A text.", IDENTITY, 384
+    assert embedding_id("s-1", "A text.", manner(replace(IDENTITY, **changed), 384)) != embedding_id(
+        "s-1", "A text.", manner(IDENTITY, 384)
     )
 
 
 def test_text_dimensions_and_sentence_tell_embeddings_apart() -> None:
     """Another text, another size or another sentence is another embedding."""
     wanted = [("s-1", "a", 384), ("s-1", "b", 384), ("s-1", "a", 64), ("s-2", "a", 384)]
-    assert len({embedding_id(sentence, text, IDENTITY, size) for sentence, text, size in wanted}) == 4
+    assert len({embedding_id(sentence, text, manner(IDENTITY, size)) for sentence, text, size in wanted}) == 4
 
 
 @pytest.mark.parametrize(
