@@ -4,7 +4,7 @@ A pure function: the same vectors, labels, recipe and versions of libraries give
 Figures and baselines come from a cross-validation: each sentence is judged by a head that has not seen it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -75,9 +75,17 @@ class Trained:
 
 
 def train(
-    dataset: Dataset, embedded: Embedded, identity: Identity, recipe: Recipe, place: str | None = None
+    dataset: Dataset,
+    embedded: Embedded,
+    identity: Identity,
+    recipe: Recipe,
+    place: str | None = None,
+    step: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Trained:
-    """Trains, judges and packs a head. `place` is where the data set is kept. Raises CannotTrain."""
+    """Trains, judges and packs a head. Raises CannotTrain.
+
+    `place` is where the data set is kept; `step` hears how many of the heads are fitted.
+    """
     from threadpoolctl import threadpool_limits
 
     names, classes = np.unique(np.array(dataset.labels), return_inverse=True)
@@ -86,7 +94,7 @@ def train(
     vectors = embedded.vectors.astype(np.float64)
     with threadpool_limits(limits=1):  # sums in another order have other last digits
         folds = list(_folds(classes, recipe))
-        logits = _unseen(vectors, classes, folds, recipe)
+        logits = _unseen(vectors, classes, folds, recipe, step)
         weights, bias = _fitted(vectors, classes, recipe)
         scale = calibrate(logits, classes)
         calibrated = _calibrated_unseen(logits, classes, folds)
@@ -151,12 +159,19 @@ def _folds(classes: Places, recipe: Recipe) -> Iterator[tuple[Places, Places]]:
     yield from dealt.split(np.zeros(len(classes)), classes)
 
 
-def _unseen(vectors: Floats, classes: Places, folds: Sequence[tuple[Places, Places]], recipe: Recipe) -> Floats:
+def _unseen(
+    vectors: Floats,
+    classes: Places,
+    folds: Sequence[tuple[Places, Places]],
+    recipe: Recipe,
+    step: Callable[[int, int], None],
+) -> Floats:
     """Logits of each sentence by a head that was trained without its fold, shape (n, labels)."""
     logits = np.empty((len(classes), classes.max() + 1))
-    for seen, unseen in folds:
+    for number, (seen, unseen) in enumerate(folds, start=1):
         weights, bias = _fitted(vectors[seen], classes[seen], recipe)
         logits[unseen] = vectors[unseen] @ weights.T + bias
+        step(number, len(folds) + 1)
     return logits
 
 

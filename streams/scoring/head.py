@@ -11,6 +11,7 @@ from schemas.errors import ScoringFailed, StreamsError
 from streams.embedding.embedder import Vectors
 from streams.models.artifacts import ArtifactStore
 from streams.models.manifest import MANIFEST, Manifest
+from streams.scoring.drift import Reference
 from streams.scoring.scorer import Needs, Verdict
 
 #: The weights' name in an artifact.
@@ -27,6 +28,7 @@ class HeadScorer:
     """Scorer by one matrix product a batch, and a softmax; a verdict's values are calibrated probabilities."""
 
     needs: Needs = "vector"
+    bounds = (0.0, 1.0)
 
     def __init__(self, name: str, files: Mapping[str, bytes], digest: str) -> None:
         """`files` and `digest` are an artifact's, checked by its store. Raises BadHead, BadManifest."""
@@ -36,7 +38,8 @@ class HeadScorer:
         self.manifest = _manifest(files)
         self.model: str | None = self.manifest.base.digest
         self.labels = self.manifest.labels
-        self._weights, self._bias, self.projections = _tensors(files, self.manifest)
+        self._weights, self._bias, projections = _tensors(files, self.manifest)
+        self.reference: Reference | None = Reference(self.manifest.baseline, projections)
 
     @classmethod
     def stored(cls, name: str, store: ArtifactStore, digest: str) -> "HeadScorer":

@@ -50,6 +50,13 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         read(source)
 
 
+def test_the_canonical_form_is_a_file_of_its_own(tmp_path: Path) -> None:
+    """What is kept of a data set can be read, and trained on, again."""
+    dataset = checked(examples(*ROWS), "a.csv")
+    (tmp_path / "kept.jsonl").write_bytes(dataset.to_bytes())
+    assert read(str(tmp_path / "kept.jsonl")) == dataset
+
+
 @pytest.mark.parametrize(("label", "text"), [(True, "true"), (3, "3"), (" yes ", "yes")])
 def test_labels_are_text(tmp_path: Path, label: Any, text: str) -> None:
     """Whole numbers and truth values of JSON are labels, too."""

@@ -107,7 +107,9 @@ def test_the_baseline_is_what_the_training_data_looked_like() -> None:
     histograms = [*baseline.scores.values(), *baseline.projections, baseline.tokens]
     assert len(histograms) == 3 + training.PROJECTIONS + 1
     assert all(found is not None and sum(found.counts) == 300 for found in histograms)
-    directions = HeadScorer("mood", made.files, digest(made.files)).projections
+    reference = HeadScorer("mood", made.files, digest(made.files)).reference
+    assert reference is not None
+    directions = reference.directions
     first = baseline.projections[0]
     counted = np.histogram(embedded.vectors @ directions[0], [-np.inf, *first.edges, np.inf])[0]
     assert np.abs(counted - first.counts).max() <= 1  # a value may lie on an edge

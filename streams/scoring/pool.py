@@ -1,0 +1,76 @@
+"""The scorers of one process: those of its settings, and the trained ones that commands put into service."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import structlog
+
+from schemas.errors import StreamsError
+from schemas.records import ModelKind, Target
+from streams.models.routing import Routing
+from streams.scoring.scorer import Scorer
+
+log = structlog.get_logger(__name__)
+
+
+class ScorerPool(Mapping[str, Scorer]):
+    """Scorers by name, as commands say. Any number of threads may read while one follows."""
+
+    def __init__(self, own: Mapping[str, Scorer], load: Callable[[Target], Scorer]) -> None:
+        """`own` are the settings'; `load` raises StreamsError."""
+        self._own, self._load = own, load
+        self._loaded: dict[Target, Scorer] = {}
+        self._now: Mapping[str, Scorer] = dict(own)
+        self._before: Mapping[str, Scorer] = {}
+        self._lock = threading.Lock()
+
+    def follow(self, routing: Routing) -> bool:
+        """Swaps to what commands say, at once and as a whole; loads what is missing, so it blocks.
+
+        Returns False where a version could not be loaded: what answered under its name goes on, and a later try may
+        work. Nothing else waits for it.
+        """
+        states = [state for (kind, _), state in routing.states.items() if kind is ModelKind.SCORER]
+        with self._lock:
+            self._load_all([target for state in states for target in (state.active, state.previous) if target])
+            now, before = dict(self._own), dict[str, Scorer]()
+            for state in states:
+                active = self._of(state.active, self._now.get(state.alias), now.get(state.alias))
+                previous = self._of(state.previous, None, self._own.get(state.alias))
+                now.pop(state.alias, None)
+                if active is not None and not state.disabled:
+                    now[state.alias] = active
+                if previous is not None:
+                    before[state.alias] = previous
+            self._now, self._before = now, before
+            wanted = {state.active for state in states if state.active}
+            return wanted <= self._loaded.keys()
+
+    def previous(self, name: str) -> Scorer | None:
+        """What answered under a name before, if anything."""
+        return self._before.get(name)
+
+    def __getitem__(self, name: str) -> Scorer:
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now)
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+    def _of(self, target: Target | None, meanwhile: Scorer | None, own: Scorer | None) -> Scorer | None:
+        """What a target stands for: loaded, or `meanwhile` until it is; without a target, the settings' own."""
+        return own if target is None else self._loaded.get(target, meanwhile)
+
+    def _load_all(self, wanted: list[Target]) -> None:
+        self._loaded = {target: scorer for target, scorer in self._loaded.items() if target in wanted}
+        for target in dict.fromkeys(wanted):
+            if target in self._loaded:
+                continue
+            try:
+                self._loaded[target] = self._load(target)
+            except StreamsError as error:
+                log.error("scorer-not-loaded", scorer=target.name, source=target.source[:12], error=str(error))
+            else:
+                log.info("scorer", scorer=target.name, version=self._loaded[target].version)
