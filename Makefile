@@ -35,13 +35,14 @@ test-unit: $(READY) ## The tests that need no broker: seconds, not minutes.
 test-long: $(READY) debian ## The tests that take long: a thousand random requests to each operation of the bridge.
 	@SCHEMATHESIS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/integration/test_bridge_openapi.py
 
-# What tests need of Debian: kcat, a client that is not ours, a real Redis, promtool, nginx to try its configuration; wrk
-# is for bench-load.
+# What tests need of Debian: kcat, a client that is not ours, a real Redis, promtool, nginx to try its configuration,
+# and PostgreSQL, whose server is not on the path; wrk is for bench-load.
 # Without one its tests say so and are skipped.
-DEBIAN := kcat redis-server prometheus nginx wrk
+DEBIAN := kcat redis-server prometheus nginx postgresql wrk
 debian:
 	@for program in $(DEBIAN); do \
-		command -v $$program >/dev/null || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+		command -v $$program >/dev/null || ls -d /usr/lib/$$program/*/bin >/dev/null 2>&1 || { \
+			command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
 			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends $$program; } >/dev/null 2>&1 \
 			|| echo "$$program is not here and cannot be installed: its tests will be skipped" >&2; \
 	done

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from agents import models, operate
+from agents import db, models, operate
 from streams.lanes import LaneName
 
 EPILOG = """\
@@ -346,6 +346,7 @@ def capacity(
 
 app.add_typer(operate.dead_letters, name="dead-letters")
 app.add_typer(models.models, name="models")
+app.add_typer(db.db, name="db")
 app.command()(operate.replay)
 
 

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -75,6 +76,8 @@ def examine(settings: Settings, *, model: bool) -> Iterator[Finding]:
     yield from _settings(settings, os.environ)
     yield from _broker(settings)
     yield from _registry(settings)
+    yield _catalog(settings)
+    yield _artifacts(settings)
     if model:
         yield from _model(settings)
     yield _port(settings)
@@ -203,6 +206,37 @@ def _subject(client: SchemaRegistryClient, subject: str, schema: str) -> Finding
         return Finding(check, Status.OK, f"version {versions[-1]} is compatible")
     advice = "somebody else registered another schema there: use other topics, or remove it"
     return Finding(check, Status.FAIL, f"version {versions[-1]} is not compatible with ours", advice)
+
+
+# -- catalog and artifacts ------------------------------------------------------------------------------------
+
+
+def _catalog(settings: Settings) -> Finding:
+    from streams.models.database import Database, OtherSchema, head
+
+    advice = f"check {PREFIX}DATABASE_URL; the stream goes on without it, training and batches wait"
+    try:
+        with closing(Database(settings.database_url)) as database, database.begin():
+            pass
+    except OtherSchema as error:
+        return Finding("catalog", Status.FAIL, str(error), "run `sentence-streams db upgrade`")
+    except StreamsError as error:
+        return Finding("catalog", Status.WARN, str(error), advice)
+    return Finding("catalog", Status.OK, f"{database.name} answers, schema {head()}")
+
+
+def _artifacts(settings: Settings) -> Finding:
+    from streams.models.artifacts import ArtifactMissing, ArtifactStore
+
+    try:
+        store = ArtifactStore.at(settings.artifacts)
+        store.get("0" * 64)
+    except ArtifactMissing:
+        return Finding("artifacts", Status.OK, f"{store.place} answers")
+    except StreamsError as error:
+        advice = f"check {PREFIX}ARTIFACTS, and for a bucket the login that its own variables give (AWS_*, ...)"
+        return Finding("artifacts", Status.WARN, str(error), advice)
+    return Finding("artifacts", Status.WARN, f"{store.place} holds what nobody could have put there")
 
 
 # -- model ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from importlib.resources import as_file, files
+from threading import Thread
 from types import MappingProxyType
 
 import structlog
@@ -19,6 +20,7 @@ from streams.embedding.loader import configured
 from streams.embedding.replies import Replies
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
+from streams.models import catalog
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
 from streams.scoring.loader import load_scorers, read_fallbacks
@@ -33,6 +35,8 @@ BUNDLED = files("agents") / "samples" / "labels.toml"
 
 def worker(settings: Settings) -> None:
     """Embeds until it is told to leave; raises StreamsError where it cannot start."""
+    if settings.database_url is not None:  # the log says what is wrong with it; nothing here waits for it
+        Thread(target=catalog.look, args=(settings.database_url,), daemon=True).start()
     embedder = checked_embedder(settings)
     scorers, fallbacks = configured_scorers(settings, embedder), configured_fallbacks(settings)
     asyncio.run(serve(settings, embedder, scorers, fallbacks))

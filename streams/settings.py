@@ -181,6 +181,10 @@ class Settings(BaseSettings):
         None,
         description="Where trained models and files lie: a folder, or s3://, gs:// or az:// with a bucket; unset: ~/.local/share/sentence-streams/artifacts.",
     )
+    database_url: SecretStr | None = Field(
+        None,
+        description="The catalog of models, files and batches: sqlite:///file.db, or postgresql://user:password@host/name; unset: ~/.local/share/sentence-streams/catalog.db.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="Processor threads of the model; 0: one a processor.")
     token_budget: int = Field(
         0,
@@ -400,6 +404,13 @@ class Settings(BaseSettings):
     def _place(cls, value: str | None) -> str | None:
         if value is not None and "://" in value and not value.startswith(("s3://", "gs://", "az://")):
             raise ValueError("expected a folder, or a URL that begins with s3://, gs:// or az://")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"(sqlite|postgres(ql)?)(\+\w+)?://", value.get_secret_value()):
+            raise ValueError("expected a URL such as sqlite:///catalog.db or postgresql://host/name")
         return value
 
     @field_validator("redis_url")

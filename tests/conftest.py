@@ -13,6 +13,7 @@ import structlog
 from streams.brokers.embedded import EmbeddedBroker
 from tests.support.java import Unavailable
 from tests.support.kafka import ContainedKafka, Kafka, KafkaCluster, container, single
+from tests.support.postgres import Postgres
 from tests.support.redis import RedisServer
 from tests.support.registry import Registry
 from tests.support.secure_kafka import SecureKafka
@@ -26,6 +27,7 @@ LANES = {
     "registry_url": ["registry"],
     "redis_server": ["redis"],
     "own_redis": ["redis"],
+    "postgres": ["postgres"],
 }
 REAL = {marker for markers in LANES.values() for marker in markers}
 
@@ -121,6 +123,20 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A real Redis for one test, which may stop, freeze, fill and kill it."""
     yield from _redis(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, shared: make a database of your own in it, and leave it running."""
+    try:
+        server = Postgres()
+    except Unavailable as lack:
+        pytest.skip(f"no real PostgreSQL: {lack}")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 def _redis(folder: Path) -> Iterator[RedisServer]:

@@ -87,6 +87,7 @@ SECRETS = {
     "kafka_oauth_client_secret": "{}",
     "schema_registry_password": "{}",
     "redis_url": "redis://worker:{}@redis.example:6379/0",
+    "database_url": "postgresql://catalog:{}@db.example/catalog",
     "sentry_dsn": "https://{}@sentry.example/1",
     "notify_urls": "slack://{}/b/c",
 }
