@@ -30,6 +30,9 @@ STREAMS_KAFKA_SASL_MECHANISM: {{ .Values.saslTls.mechanism }}
 STREAMS_KAFKA_SASL_PASSWORD_FILE: /run/secrets/kafka/password
 STREAMS_KAFKA_SSL_CAFILE: /run/secrets/kafka/ca.crt
 {{- end }}
+{{- if .Values.catalog.enabled }}
+STREAMS_ARTIFACTS: {{ .Values.catalog.artifacts }}
+{{- end }}
 {{- end }}
 
 {{- /* What all pods have in common, beside their containers. */ -}}
@@ -83,4 +86,35 @@ securityContext:
 {{- if .Values.saslTls.enabled }}
 - {name: kafka, mountPath: /run/secrets/kafka, readOnly: true}
 {{- end }}
+{{- end }}
+
+{{- /* A job before the rollout, up to its arguments: (list . "provision") */ -}}
+{{- define "job" -}}
+{{- $root := index . 0 }}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ $root.Release.Name }}-{{ index . 1 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "component" . | nindent 4 }}
+    {{- include "managed" $root | nindent 4 }}
+  annotations:
+    helm.sh/hook: pre-install,pre-upgrade
+    helm.sh/hook-delete-policy: before-hook-creation
+spec:
+  backoffLimit: 6
+  activeDeadlineSeconds: 600
+  ttlSecondsAfterFinished: 86400
+  template:
+    metadata:
+      labels: {{ include "component" . | nindent 8 }}
+    spec:
+      restartPolicy: Never
+      {{- include "pod" $root | nindent 6 }}
+      containers:
+        - {{- include "container" $root | nindent 10 }}
+          resources:
+            requests: {cpu: 100m, memory: 256Mi, ephemeral-storage: 64Mi}
+            limits: {memory: 256Mi, ephemeral-storage: 512Mi}
 {{- end }}
