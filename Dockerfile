@@ -80,9 +80,10 @@ LABEL org.opencontainers.image.title="sentence-streams" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"
 RUN groupadd --gid 10001 streams \
-    && useradd --uid 10001 --gid 10001 --no-log-init --home-dir /tmp --no-create-home --shell /usr/sbin/nologin streams
+    && useradd --uid 10001 --gid 10001 --no-log-init --home-dir /tmp --no-create-home --shell /usr/sbin/nologin streams \
+    && install -d -o 10001 -g 10001 /var/lib/streams
 COPY docker/healthcheck.py /opt/healthcheck.py
-# The root may be read-only: nothing is written but /tmp.
+# The root may be read-only: nothing is written but /tmp, and artifacts, where /var/lib/streams is a volume for them.
 ENV HOME=/tmp \
     STREAMS_HEALTH_HOST=0.0.0.0 \
     STREAMS_HTTP_HOST=0.0.0.0 \
