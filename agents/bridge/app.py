@@ -23,7 +23,7 @@ from agents.bridge import (
 from agents.bridge.admission import Admission
 from agents.bridge.asking import unavailable
 from agents.bridge.calls import HungUp
-from agents.bridge.door import Lateness
+from agents.bridge.door import Door
 from agents.bridge.guard import middleware
 from agents.bridge.identity import Authenticator
 from agents.bridge.kept import KeptReplies
@@ -73,7 +73,7 @@ class Bridge:
         self.limits = RateLimits.from_settings(settings)
         self.admission = Admission(settings.max_inflight_tokens)
         self.metrics.waiting.set_function(lambda: self.admission.in_flight)
-        self.lateness = Lateness()
+        self.door = Door(self.metrics)
         self.authenticator = Authenticator.from_settings(settings)
         #: Whether it was told to leave: it answers what comes, but asks for nothing more to come.
         self.leaving = False
@@ -83,11 +83,11 @@ class Bridge:
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
         """Connects in the background, for as long as that takes; yields the task that ends only by a bug."""
         self._hearing = asyncio.get_running_loop().create_task(self._hear())
-        self.lateness.start()
+        self.door.lateness.start()
         try:
             yield self._hearing
         finally:
-            self.lateness.stop()
+            self.door.lateness.stop()
             self._hearing.cancel()
             await asyncio.gather(self._hearing, return_exceptions=True)
             await self.operations.close()
@@ -141,7 +141,7 @@ def create(bridge: Bridge) -> FastAPI:
         ratio=bridge.settings.trace_ratio,
         texts=bridge.settings.log_text,
     )
-    app = application([observed, *middleware(bridge.settings, bridge.authenticator, bridge.lateness)])
+    app = application([observed, *middleware(bridge.settings, bridge.authenticator)])
     app.state.bridge = bridge
     return app
 

@@ -1,22 +1,37 @@
 """The door: while the event loop is late, whoever comes is told so at once, and nothing else is done for them.
 
-Admission knows how much the stream can do. What the bridge itself can do shows on its event loop: a request that comes
-while hundreds wait for their turn there would be refused, or answered, only after all of them. So a timer says how
-late the loop is, and a request whose turn comes while it is too late is answered with a 429 before anything is read of
-it. One large request makes the loop late, too: only where it stays late the door shuts, and then only for as long.
+Admission knows how much the stream can do. What the bridge itself can do shows on its event loop: where hundreds of
+requests wait for their turn there, Kafka's receipts and replies wait among them, until nothing is answered any more. So
+a timer says how late the loop is, and what comes while it is too late gets a 429 from the connection itself (`wire`),
+for a twentieth of the time that an answer takes. One large request makes the loop late, too: the door shuts only where
+it stays late, and then only as long as it is late at that moment.
+
+These refusals are counted like all others; the log has one line a second for them. Pages of other origins cannot read
+them: CORS headers are the application's.
 """
 
 import asyncio
+import re
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import structlog
 
+from agents.bridge import openai_errors
 from agents.bridge.identity import PROTECTED
+from agents.bridge.metrics import BridgeMetrics
 from agents.bridge.problems import Kind, Problem, respond
 
+log = structlog.get_logger(__name__)
+
 #: Seconds between two looks, that the loop may be late, that it may stay so, and after which it is all right again.
-LOOK, LATE, PATIENCE, CALM = 0.01, 0.02, 0.1, 1.0
+LOOK, LATE, PATIENCE, CALM = 0.005, 0.015, 0.5, 1.0
+#: Seconds between two lines of the log.
+TELL = 1.0
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+#: Stands for the id of a request until there is one.
+MARK = "00000000000000000000000000000000"
 
 
 class Lateness:
@@ -49,7 +64,7 @@ class Lateness:
         now = self._clock()
         if now - self._due <= LATE:
             self._since = None
-        elif self._lasts(now):
+        elif now < self._ends or self._lasts(now):
             self._ends = now + CALM
         else:
             self._since = self._since or self._due
@@ -60,14 +75,49 @@ class Lateness:
 
 
 class Door:
-    """ASGI middleware: 429 for what comes below PROTECTED while the loop is too late."""
+    """Says who is refused at once, and with what."""
 
-    def __init__(self, app: ASGIApp, lateness: Lateness) -> None:
-        self._app, self._lateness = app, lateness
+    def __init__(self, metrics: BridgeMetrics) -> None:
+        self.lateness = Lateness()
+        self._requests = metrics.requests.labels("none", "429")
+        self._problems = metrics.problems.labels(Kind.OVERLOADED.value.slug)
+        self._plain, self._openai = _body(PROTECTED), _body(openai_errors.PATHS[0])
+        self._untold = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._lateness.too_late and scope["path"].startswith(PROTECTED):
-            problem = Problem(Kind.OVERLOADED, "too many requests are under way", headers={"Retry-After": "1"})
-            await respond(problem, scope)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+    def refuses(self, url: bytes) -> bool:
+        """Whether a request for this is refused now; health and metrics never are."""
+        return url.startswith(PROTECTED.encode()) and self.lateness.too_late
+
+    def refusal(self, url: bytes, headers: Iterable[tuple[bytes, bytes]], more: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """Returns the whole answer to a request with these headers; `more` are headers of the answer."""
+        self._requests.inc()
+        self._problems.inc()
+        if not self._untold:
+            asyncio.get_running_loop().call_later(TELL, self._tell)
+        self._untold += 1
+        name = _request_id(headers)
+        template = self._openai if url.startswith(_OPENAI) else self._plain
+        body = template.replace(MARK.encode(), name)
+        lines = b"".join(b"%b: %b\r\n" % header for header in more)
+        return _HEAD % (name, len(body), lines) + body
+
+    def _tell(self) -> None:
+        log.warning("refused-at-the-door", requests=self._untold)
+        self._untold = 0
+
+
+_OPENAI = tuple(path.encode() for path in openai_errors.PATHS)
+_HEAD = (
+    b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n"
+    b"x-request-id: %b\r\ncontent-length: %d\r\n%b\r\n"
+)
+
+
+def _body(path: str) -> bytes:
+    problem = Problem(Kind.OVERLOADED, "too many requests are under way")
+    return bytes(respond(problem, {"path": path, "state": {"request_id": MARK}}).body)
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()

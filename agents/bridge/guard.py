@@ -1,6 +1,6 @@
 """What stands before the endpoints: nothing reaches them that is too large, too slow, or no JSON.
 
-app = FastAPI(middleware=[Middleware(RequestLog), *guard.middleware(settings, authenticator, lateness)])
+app = FastAPI(middleware=[Middleware(RequestLog), *guard.middleware(settings, authenticator)])
 router = APIRouter(route_class=JsonRoute)      # its endpoints get the body that was parsed here, not parsed again
 """
 
@@ -16,7 +16,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agents.bridge.door import Door, Lateness
 from agents.bridge.identity import Authenticator, Identify
 from agents.bridge.problems import Kind, Problem, respond
 from agents.bridge.unforeseen import Unforeseen
@@ -37,11 +36,10 @@ ACCEPTED = [
 ]
 
 
-def middleware(settings: Settings, authenticator: Authenticator, lateness: Lateness) -> list[Middleware]:
+def middleware(settings: Settings, authenticator: Authenticator) -> list[Middleware]:
     """Returns what goes before the endpoints, outermost first; request ids and logs belong before all of it."""
     guards = [
         Middleware(Unforeseen),
-        Middleware(Door, lateness=lateness),
         Middleware(Identify, authenticator=authenticator),
         Middleware(Guard, max_bytes=settings.max_body_bytes, seconds=settings.receive_seconds),
     ]

@@ -100,5 +100,5 @@ def _config(bridge: Bridge) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain_timeout),
-        **wire.options(settings),
+        **wire.options(settings, bridge.door),
     )

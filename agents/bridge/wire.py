@@ -1,6 +1,6 @@
 """How the bridge's port is served: TLS, and patience with senders whose request never comes to its end.
 
-    uvicorn.Config(app, host=..., port=..., **wire.options(settings))
+    uvicorn.Config(app, host=..., port=..., **wire.options(settings, door))
 
 `guard` bounds what an ASGI application can see. Before that, the server itself waits for headers, and it would wait
 for ever and keep any number of them.
@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from agents.bridge.door import Door
 from streams.settings import Settings, SettingsError
 
 #: Bytes of a request before its body; servers and proxies in front allow less.
@@ -19,9 +20,13 @@ HEAD_BYTES = 64 * 1024
 
 
 class Patient(HttpToolsProtocol):
-    """Uvicorn's connection, cut where a request takes longer than `seconds` to arrive or its head is too large."""
+    """Uvicorn's connection, cut where a request takes longer than `seconds` to arrive or its head is too large.
+
+    A request that the door refuses gets its answer right here: nothing is made for it that costs time.
+    """
 
     seconds: float
+    door: Door
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Also the first byte has to come in time."""
@@ -45,17 +50,40 @@ class Patient(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Its head is here, and the application takes over."""
         self._in_head = False
-        super().on_headers_complete()
+        self._refused = self._is_free() and self.parser.get_method() != b"HEAD" and self.door.refuses(self.url)
+        if not self._refused:
+            super().on_headers_complete()
+        elif self.expect_100_continue:  # it has not sent its body, and need not
+            self._turn_away(keep=False)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of it is here."""
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of it is here."""
         self._stop_timer()
-        super().on_message_complete()
+        if not self._refused:
+            super().on_message_complete()
+        elif not self.transport.is_closing():
+            self._turn_away(keep=self.parser.should_keep_alive())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """There is nothing to wait for any more."""
         self._stop_timer()
         super().connection_lost(exc)
+
+    def _is_free(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _turn_away(self, *, keep: bool) -> None:
+        head = [*self.server_state.default_headers, *(() if keep else ((b"connection", b"close"),))]
+        self.transport.write(self.door.refusal(self.url, self.headers, head))
+        if keep:
+            self.on_response_complete()
+        else:
+            self.transport.close()
 
     def _expect_head(self) -> None:
         self._in_head, self._head = True, 0
@@ -71,7 +99,7 @@ class Patient(HttpToolsProtocol):
             self._timer = None
 
     def _cut(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self._is_free():
             self._start_timer()  # an answer is under way: either Guard's to this sender, or one it pipelined behind
         elif self._in_head:
             self._refuse(b"408 Request Timeout")
@@ -84,9 +112,9 @@ class Patient(HttpToolsProtocol):
             self.transport.close()
 
 
-def options(settings: Settings) -> dict[str, Any]:
+def options(settings: Settings, door: Door) -> dict[str, Any]:
     """Returns what `uvicorn.Config` needs of the settings; raises SettingsError where certificates cannot be used."""
-    protocol = type("BridgeProtocol", (Patient,), {"seconds": settings.receive_seconds})
+    protocol = type("BridgeProtocol", (Patient,), {"seconds": settings.receive_seconds, "door": door})
     return {"http": protocol, "ws": "none", "server_header": False} | _tls(settings)
 
 

@@ -68,7 +68,7 @@ def closed(
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "60s", "-s", str(SCRIPT), url]
         said = _run([*command, "--", file.name], "", seconds, cores)
     found = json.loads(said.splitlines()[-1])
-    return Closed(found["requests"] / found["us"] * 1e6, found["p50"] / 1e3, found["p99"] / 1e3, found["failed"])
+    return Closed(found["good"] / found["us"] * 1e6, found["p50"] / 1e3, found["p99"] / 1e3, found["failed"])
 
 
 def opened(plan: Plan, cores: Collection[int]) -> Open:

@@ -9,7 +9,6 @@ import pytest
 from fastapi import APIRouter, Body, FastAPI
 
 from agents.bridge import guard, problems
-from agents.bridge.door import Lateness
 from agents.bridge.guard import LARGEST_BODIES, Guard, JsonRoute
 from agents.bridge.identity import Authenticator
 from streams.settings import Settings
@@ -21,7 +20,7 @@ JSON = {"Content-Type": "application/json"}
 def app_with(**settings: Any) -> FastAPI:
     """Returns an app that answers with what its endpoint got."""
     chosen = Settings(max_body_bytes=LIMIT, **settings)
-    app = FastAPI(middleware=guard.middleware(chosen, Authenticator.from_settings(chosen), Lateness()))
+    app = FastAPI(middleware=guard.middleware(chosen, Authenticator.from_settings(chosen)))
     problems.install(app)
     router = APIRouter(route_class=JsonRoute)
 

@@ -13,6 +13,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from agents.bridge import wire
+from agents.bridge.door import Door
+from agents.bridge.metrics import BridgeMetrics
 from streams.settings import Settings, SettingsError
 
 SECONDS = 0.3
@@ -46,7 +48,9 @@ def app(answers: asyncio.Event) -> Any:
 @asynccontextmanager
 async def serving(app: Any, **settings: Any) -> AsyncIterator[int]:
     """Serves `app` as `uvicorn` would with our options, and yields the port."""
-    config = uvicorn.Config(app, log_config=None, **wire.options(Settings(receive_seconds=SECONDS, **settings)))
+    config = uvicorn.Config(
+        app, log_config=None, **wire.options(Settings(receive_seconds=SECONDS, **settings), Door(BridgeMetrics()))
+    )
     config.load()
     protocol: Any = config.http_protocol_class
     loop, state = asyncio.get_running_loop(), ServerState()
@@ -199,4 +203,4 @@ def test_certificates_that_cannot_be_used_are_one_line(missing: str, tls: dict[s
             other = trustme.CA().issue_cert("127.0.0.1")
             other.private_key_pem.write_to_path(str(tls["http_tls_keyfile"]))
     with pytest.raises(SettingsError, match=r"^STREAMS_HTTP_TLS_CERTFILE[^\n]*$"):
-        wire.options(Settings(**tls))
+        wire.options(Settings(**tls), Door(BridgeMetrics()))
