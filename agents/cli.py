@@ -228,8 +228,8 @@ def consume(
     topic: Annotated[
         str,
         typer.Argument(
-            help="embeddings, scores, replies, dead-letters, alerts, models, requests, interactive or replay (the "
-            "request topics of those lanes); or the name of any topic."
+            help="embeddings, scores, replies, dead-letters, alerts, models, training, requests, interactive or "
+            "replay (the request topics of those lanes); or the name of any topic."
         ),
     ] = "embeddings",
     form: Annotated[Literal["text", "jsonl", "csv"], typer.Option("--format", help="How to print records.")] = "text",

@@ -19,12 +19,12 @@ from agents.console import mute, plural, progress, remark
 from agents.show import Form, Item, Letter, printer, read_letter
 from schemas.codec import Codec
 from schemas.errors import Reject, StreamsError
-from schemas.records import Alert, Embedding, ModelCommand, Record, Reply, Score, Sentence
+from schemas.records import Alert, Embedding, ModelCommand, Record, Reply, Score, Sentence, TrainingRequest
 from streams.brokers.admin import AWAY
 from streams.lanes import LaneName
 from streams.settings import Settings
 
-KINDS: tuple[type[Record], ...] = (Sentence, Embedding, Score, Reply, Alert, ModelCommand)
+KINDS: tuple[type[Record], ...] = (Sentence, Embedding, Score, Reply, Alert, ModelCommand, TrainingRequest)
 #: Records taken at a time, and seconds to wait for them.
 FETCH, PAUSE = 500, 0.2
 #: A partition that was only just made, or is changing leaders, answers so.
@@ -70,6 +70,7 @@ def known(settings: Settings) -> dict[str, tuple[str, type[Any]]]:
         "dead-letters": (settings.topic_dead_letters, Letter),
         "alerts": (settings.topic_alerts, Alert),
         "models": (settings.topic_models, ModelCommand),
+        "training": (settings.topic_training, TrainingRequest),
         "requests": (requests[LaneName.BULK], Sentence),
         "interactive": (requests[LaneName.INTERACTIVE], Sentence),
         "replay": (requests[LaneName.REPLAY], Sentence),

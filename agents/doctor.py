@@ -23,7 +23,7 @@ from agents.console import print_json, table, waiting
 from agents.reference import is_secret
 from schemas.contracts import current
 from schemas.errors import StreamsError
-from schemas.records import Alert, Embedding, ModelCommand, Reply, Score, Sentence
+from schemas.records import Alert, Embedding, ModelCommand, Reply, Score, Sentence, TrainingRequest
 from streams.brokers.admin import CannotShrink, TopicSpec, TopicState, describe, difference
 from streams.settings import PREFIX, Settings, names
 from streams.topics import specs
@@ -175,6 +175,7 @@ def _registry(settings: Settings) -> Iterator[Finding]:
     kinds |= dict.fromkeys([settings.topic_replies, settings.topic_kept_replies], Reply)
     kinds |= {settings.topic_embeddings: Embedding, settings.topic_scores: Score}
     kinds |= {settings.topic_alerts: Alert, settings.topic_models: ModelCommand}
+    kinds[settings.topic_training] = TrainingRequest
     try:
         with client:
             yield _compatibility(client)

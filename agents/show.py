@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from schemas.headers import Headers
-from schemas.records import Alert, Embedding, ModelCommand, Record, Reply, Score, ScoreStatus, Sentence
+from schemas.records import Alert, Embedding, ModelCommand, Record, Reply, Score, ScoreStatus, Sentence, TrainingRequest
 
 #: Characters of a text that a line shows.
 SHORT = 80
@@ -108,6 +108,8 @@ def _parts(item: Item, *, vectors: bool) -> list[str]:
         case ModelCommand() as command:
             active = command.active.name if command.active else "as the settings say"
             return [f"{command.kind}:{shortened(command.alias)}", shortened(active), shortened(command.reason)]
+        case TrainingRequest() as training:
+            return [shortened(training.id), shortened(training.scorer), training.head, shortened(training.source)]
 
 
 def _embedding_parts(embedding: Embedding, *, vectors: bool) -> list[str]:

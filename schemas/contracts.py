@@ -13,6 +13,7 @@ from schemas.avro import Type, parse
 from schemas.records import (
     Alert,
     Embedding,
+    HeadKind,
     ModelCommand,
     ModelKind,
     Overflow,
@@ -26,6 +27,7 @@ from schemas.records import (
     Source,
     Target,
     Timings,
+    TrainingRequest,
 )
 
 #: The file of each record.
@@ -36,12 +38,25 @@ FILES: Final[Mapping[type, str]] = {
     Reply: "reply.avsc",
     Alert: "alert.avsc",
     ModelCommand: "model_command.avsc",
+    TrainingRequest: "training_request.avsc",
 }
 
 #: What makes each named type of the contracts.
 MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
     made.__name__: made
-    for made in (*FILES, Source, Overflow, ScoreStatus, ReplyError, Served, Timings, Severity, ModelKind, Target)
+    for made in (
+        *FILES,
+        Source,
+        Overflow,
+        ScoreStatus,
+        ReplyError,
+        Served,
+        Timings,
+        Severity,
+        ModelKind,
+        Target,
+        HeadKind,
+    )
 }
 
 #: The two bytes that open a value in Avro's single-object encoding; eight bytes of fingerprint follow.

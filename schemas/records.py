@@ -37,6 +37,13 @@ class ModelKind(StrEnum):
     SCORER = "scorer"
 
 
+class HeadKind(StrEnum):
+    """What is trained on vectors."""
+
+    LOGISTIC = "logistic"
+    RIDGE = "ridge"
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """One sentence to embed and, where scorers are named, to score."""
@@ -245,5 +252,29 @@ class ModelCommand:
     at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRequest:
+    """One scorer to train; its id names the run."""
+
+    id: str
+    scorer: str
+    #: An object's URL, or `topic:NAME`.
+    source: str
+    #: Of a topic's range, as `streams.ranges.Bound` reads them.
+    start: str = "beginning"
+    end: str = "end"
+    #: Columns; of a topic `label` is the metadata that has it.
+    text: str = "text"
+    label: str = "label"
+    head: HeadKind = HeadKind.LOGISTIC
+    #: None: what suits vectors of unit length.
+    regularisation: float | None = None
+    folds: int = 5
+    seed: int = 0
+    by: str = ""
+    #: Milliseconds since 1970 UTC.
+    at: int
+
+
 #: Any record this product reads or writes.
-Record = Sentence | Embedding | Score | Reply | Alert | ModelCommand
+Record = Sentence | Embedding | Score | Reply | Alert | ModelCommand | TrainingRequest

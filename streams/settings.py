@@ -30,6 +30,7 @@ TOPICS = (
     "topic_kept_replies",
     "topic_alerts",
     "topic_models",
+    "topic_training",
 )
 #: What Kafka allows as a topic's name, and what a client can connect to.
 TOPIC = re.compile(r"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}")
@@ -142,6 +143,7 @@ class Settings(BaseSettings):
     )
     topic_alerts: str = Field("sentence.alerts", description="What a person should look at.")
     topic_models: str = Field("sentence.models", description="What each alias of a model stands for.")
+    topic_training: str = Field("sentence.training", description="Scorers to train.")
     reply_topics: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Further topics that requests may name for their replies, separated by commas."
     )

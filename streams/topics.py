@@ -68,6 +68,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         settings.topic_replies: replies,
         settings.topic_kept_replies: replies,
         settings.topic_alerts: alerts,
+        settings.topic_training: requests,
     }
     found = [TopicSpec(name, settings.partitions, settings.replication, config) for name, config in configs.items()]
     return [*found, TopicSpec(settings.topic_models, 1, settings.replication, MODELS)]

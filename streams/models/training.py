@@ -5,6 +5,7 @@ Figures and baselines come from a cross-validation: each sentence is judged by a
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 
 from schemas.errors import StreamsError
 from streams.embedding.embedder import Identity, Vectors
+from streams.embedding.processors import processors
 from streams.models.datasets import Dataset
 from streams.models.manifest import MANIFEST, Base, Baseline, Histogram, Manifest, TrainingData
 from streams.observe.release import release
@@ -94,8 +96,7 @@ def train(
     vectors = embedded.vectors.astype(np.float64)
     with threadpool_limits(limits=1):  # sums in another order have other last digits
         folds = list(_folds(classes, recipe))
-        logits = _unseen(vectors, classes, folds, recipe, step)
-        weights, bias = _fitted(vectors, classes, recipe)
+        logits, (weights, bias) = _all_fitted(vectors, classes, folds, recipe, step)
         scale = calibrate(logits, classes)
         calibrated = _calibrated_unseen(logits, classes, folds)
         directions = _directions(vectors.shape[1], recipe.seed)
@@ -159,20 +160,27 @@ def _folds(classes: Places, recipe: Recipe) -> Iterator[tuple[Places, Places]]:
     yield from dealt.split(np.zeros(len(classes)), classes)
 
 
-def _unseen(
+def _all_fitted(
     vectors: Floats,
     classes: Places,
     folds: Sequence[tuple[Places, Places]],
     recipe: Recipe,
     step: Callable[[int, int], None],
-) -> Floats:
-    """Logits of each sentence by a head that was trained without its fold, shape (n, labels)."""
-    logits = np.empty((len(classes), classes.max() + 1))
-    for number, (seen, unseen) in enumerate(folds, start=1):
-        weights, bias = _fitted(vectors[seen], classes[seen], recipe)
+) -> tuple[Floats, tuple[Floats, Floats]]:
+    """Logits of each sentence by a head trained without its fold, shape (n, labels); and the head of all sentences.
+
+    A head a processor at a time, each on one thread: faster, and the same digits.
+    """
+    parts = [*(seen for seen, _ in folds), np.arange(len(classes))]
+    heads: list[tuple[Floats, Floats]] = []
+    with ThreadPoolExecutor(processors()) as pool:
+        for head in pool.map(lambda part: _fitted(vectors[part], classes[part], recipe), parts):
+            heads.append(head)
+            step(len(heads), len(parts))
+    logits = np.empty((len(classes), len(heads[-1][1])))
+    for (_, unseen), (weights, bias) in zip(folds, heads, strict=False):
         logits[unseen] = vectors[unseen] @ weights.T + bias
-        step(number, len(folds) + 1)
-    return logits
+    return logits, heads[-1]
 
 
 # -- calibration ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from schemas.framing import confluent
 from schemas.records import (
     Alert,
     Embedding,
+    HeadKind,
     ModelCommand,
     ModelKind,
     Overflow,
@@ -29,6 +30,7 @@ from schemas.records import (
     Source,
     Target,
     Timings,
+    TrainingRequest,
 )
 from schemas.registry import WriterSchema
 from schemas.testing import FakeRegistry
@@ -117,7 +119,22 @@ COMMAND = ModelCommand(
     by="anna",
     at=1_700_000_000_789,
 )
-RECORDS = (SENTENCE, EMBEDDING, SCORE, REPLY, ALERT, COMMAND)
+TRAINING = TrainingRequest(
+    id="run-1",
+    scorer="mood",
+    source="s3://labels/mood.csv",
+    start="17",
+    end="2025-01-31",
+    text="sentence",
+    label="mood",
+    head=HeadKind.RIDGE,
+    regularisation=0.5,
+    folds=3,
+    seed=7,
+    by="anna",
+    at=1_700_000_000_890,
+)
+RECORDS = (SENTENCE, EMBEDDING, SCORE, REPLY, ALERT, COMMAND, TRAINING)
 
 _text = st.text(st.characters(codec="utf-8"), max_size=40)
 _name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -237,7 +254,23 @@ commands = st.builds(
     by=_text,
     at=_long,
 )
-records = sentences | embeddings() | scores | replies | alerts | commands
+trainings = st.builds(
+    TrainingRequest,
+    id=_text,
+    scorer=_text,
+    source=_text,
+    start=_text,
+    end=_text,
+    text=_text,
+    label=_text,
+    head=st.sampled_from(HeadKind),
+    regularisation=st.none() | _number,
+    folds=st.integers(-(2**31), 2**31 - 1),
+    seed=_long,
+    by=_text,
+    at=_long,
+)
+records = sentences | embeddings() | scores | replies | alerts | commands | trainings
 
 
 def codecs() -> tuple[Codec, Codec]:

@@ -31,6 +31,7 @@ WRONG: dict[str, list[str]] = {
     "topic_kept_replies": ["sentence.replies", "no!"],
     "topic_alerts": ["sentence.replies", "no!"],
     "topic_models": ["sentence.alerts", "no!"],
+    "topic_training": ["sentence.models", "no!"],
     "request_timeout": ["0", "601", "soon"],
     "max_items": ["0", "2049", "x"],
     "max_text": ["0", "1000001", "x"],

@@ -92,6 +92,7 @@ def test_every_topic_is_provisioned_once_as_the_settings_say() -> None:
         "sentence.replies",
         "sentence.replies.kept",
         "sentence.alerts",
+        "sentence.training",
         "sentence.models",
     ]
     assert {spec.replication for spec in found} == {2}
