@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help setup run test test-unit test-long lint format chaos bench bench-load lock clean debian
+.PHONY: help setup run test test-unit test-long lint format chaos bench bench-quick bench-full bench-load lock clean debian
 help:            ## Shows this.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -60,8 +60,14 @@ format: $(READY) ## Formats the code.
 chaos: $(READY)  ## The long fault suite; CHAOS_RECORDS and CHAOS_SECONDS set its length.
 	@$(BIN)/python -m tests.faults
 
-bench: $(READY)  ## Measures the figures that README quotes.
-	@$(BIN)/python -m benchmarks
+bench: $(READY)  ## Measures the figures that README quotes, peers included: under 20 minutes on a quiet machine.
+	@$(BIN)/python -m benchmarks usual
+
+bench-quick: $(READY) ## The short form, without peers: three minutes.
+	@$(BIN)/python -m benchmarks quick
+
+bench-full: $(READY) ## The long form: 20,000 sentences, a million records.
+	@$(BIN)/python -m benchmarks full
 
 bench-load: $(READY) debian ## Measures the bridge under load, as docs/performance.md shows it.
 	@$(BIN)/python -m benchmarks.load

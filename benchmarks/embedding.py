@@ -90,16 +90,20 @@ class Backlog:
         return max(whole, key=lambda rates: statistics.median(rates.values), default=None)
 
 
-def matrix_share(stream: Stream, texts: Sequence[str], rounds: int) -> Figure:
-    """How much of what the processors can multiply is used while the model runs, padding not counted."""
-    shares = []
+def shares(stream: Stream, texts: Sequence[str], rounds: int) -> list[Figure]:
+    """What of the processors' multiplying is used while the model runs (for texts, not padding), and the padding."""
+    matrix, padding = [], []
     for turn in range(rounds):
         limit = _matrix_limit()
         before = stream.model_work()
         stream.backlog(texts, f"share-{turn}")
-        tokens, seconds = (after - earlier for after, earlier in zip(stream.model_work(), before, strict=True))
-        shares.append(tokens * FLOP_PER_TOKEN / seconds / limit)
-    return Figure("share of the matrix limit while embedding", "", shares, ">= 0.75")
+        text, padded, seconds = (after - earlier for after, earlier in zip(stream.model_work(), before, strict=True))
+        matrix.append(text * FLOP_PER_TOKEN / seconds / limit)
+        padding.append(padded / (text + padded) * 100)
+    return [
+        Figure("share of the matrix limit while embedding", "", matrix, ">= 0.75"),
+        Figure("padding on a backlog, of all tokens", "%", padding, "< 5"),
+    ]
 
 
 def _matrix_limit() -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
+from benchmarks.figures import Figure
 from schemas.codec import Codec
 from schemas.records import Sentence
 from streams.brokers.admin import TopicSpec, provision
@@ -31,6 +32,8 @@ class Program:
 
     name: str
     command: Sequence[str]
+    #: Where its code is.
+    root: Path = ROOT
 
     @classmethod
     def of(cls, name: str, *arguments: str) -> "Program":
@@ -50,7 +53,7 @@ def cpu_per_record(program: Program, servers: str, records: int, folder: Path, p
     provision(servers, [TopicSpec(name, partitions, 1, {}) for name in (source, target, f"{tag}-dead")])
     _fill(servers, source, records + WARM)
     environment = {
-        "PYTHONPATH": str(ROOT), "RESULT_BYTES": str(RESULT_BYTES),
+        "PYTHONPATH": str(program.root), "RESULT_BYTES": str(RESULT_BYTES),
         "SERVERS": servers, "SOURCE": source, "TARGET": target,
         "STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_GROUP": tag, "STREAMS_LANES": "bulk",
         "STREAMS_TOPIC_REQUESTS": source, "STREAMS_TOPIC_EMBEDDINGS": target, "STREAMS_HEALTH_PORT": "0",
@@ -113,3 +116,17 @@ def in_turn(
         for program in programs:
             found[program.name].append(cpu_per_record(program, servers, records, folder))
     return found
+
+
+def flatness(servers: str, records: int, rounds: int, folder: Path) -> list[Figure]:
+    """What a record costs with a deep backlog against 10,000 records, and on 64 partitions against one."""
+    deep, wide = [], []
+    for _ in range(rounds):
+        usual = cpu_per_record(OURS, servers, 10_000, folder)
+        deep.append(cpu_per_record(OURS, servers, records, folder) / usual)
+        few = cpu_per_record(OURS, servers, 10_000, folder, partitions=1)
+        wide.append(cpu_per_record(OURS, servers, 10_000, folder, partitions=64) / few)
+    return [
+        Figure(f"CPU a record, {records:,} queued : 10,000 queued", "x", deep, "<= 1.1"),
+        Figure("CPU a record, 64 partitions : 1 partition", "x", wide, "<= 1.1"),
+    ]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import urlopen
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agents.clients import request_topics
 from agents.supervisor import Child, Supervisor
+from benchmarks import models
 from schemas.codec import Codec
 from schemas.records import Sentence
 from streams import topics
@@ -26,6 +28,14 @@ from streams.settings import TOPICS, Settings, load
 PAUSE = 0.02
 
 
+class Work(NamedTuple):
+    """Tokens of texts and of padding, and the seconds that model threads spent on them."""
+
+    text: float
+    padding: float
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A worker that is ready, and the broker it listens to."""
@@ -33,19 +43,21 @@ class Stream:
     settings: Settings
     #: Where each worker's health and metrics pages are.
     urls: Sequence[str]
+    pids: Sequence[int] = ()
 
-    def model_work(self) -> tuple[float, float]:
-        """Tokens embedded so far, padding not counted, and the seconds that model threads spent on them."""
-        tokens = seconds = 0.0
+    def model_work(self) -> Work:
+        """What the models did so far."""
+        text = padding = seconds = 0.0
         for url in self.urls:
             with urlopen(f"{url}/metrics", timeout=10) as page:
                 for family in text_string_to_metric_families(page.read().decode()):
                     for sample in family.samples:
-                        if sample.name == "streams_batch_tokens_total" and sample.labels["kind"] == "text":
-                            tokens += sample.value
+                        if sample.name == "streams_batch_tokens_total":
+                            text += sample.value * (sample.labels["kind"] == "text")
+                            padding += sample.value * (sample.labels["kind"] == "padding")
                         elif sample.name == "streams_stage_seconds_sum" and sample.labels["step"] == "run":
                             seconds += sample.value
-        return tokens, seconds
+        return Work(text, padding, seconds)
 
     def backlog(self, texts: Sequence[str], tag: str) -> float:
         """Produces all texts at once; returns the seconds from the first produced to the last result read."""
@@ -116,25 +128,33 @@ class Stream:
 
 @asynccontextmanager
 async def running(
-    servers: str, folder: Path, name: str = "worker", processors: Sequence[int] = (), **settings: str
+    servers: str,
+    folder: Path,
+    name: str = "worker",
+    processors: Sequence[int] = (),
+    root: Path = Path(__file__).parents[1],
+    **settings: str,
 ) -> AsyncIterator[Stream]:
     """Provisions topics of this name's own and runs a worker with these settings until the block ends.
 
-    Where `processors` are given, there is one worker for each of them, which has only that one.
+    Where `processors` are given, there is one worker for each of them, which has only that one. `root`: whose code.
     """
     name = re.sub(r"[^a-z0-9]+", "-", name)
     environment = {"STREAMS_BOOTSTRAP_SERVERS": servers, "STREAMS_GROUP": name}
     environment |= {f"STREAMS_{topic.upper()}": f"{name}.{topic}" for topic in TOPICS}
+    environment |= {"STREAMS_MODELS_DIR": str(models.FOLDER), "STREAMS_CACHE_BYTES": "0"}  # every text is embedded
     environment |= {f"STREAMS_{key.upper()}": value for key, value in settings.items()}
     with _environment(environment):
         loaded = load()
     provision(servers, topics.specs(loaded))
+    environment |= {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}  # the folder it is started in has code, too
     async with Supervisor(folder, print) as supervisor:
         children = [supervisor.start(f"{name}-{number}", ["worker"], environment) for number in processors or (0,)]
         if processors:
             await _pin(children, processors)
         await supervisor.ready()
-        yield Stream(loaded, [child.url for child in children])
+        pids = [child.process.pid for child in children if child.process]
+        yield Stream(loaded, [child.url for child in children], pids)
 
 
 async def _pin(children: Sequence[Child], processors: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from streams.embedding import golden, prepared, weights
+from streams.embedding import golden, prepared, tuning, weights
 from streams.embedding.embedder import Embedder, ModelError
 from streams.embedding.prepared import NotPrepared, Prepared
 from streams.settings import DEFAULT_MODEL as DEFAULT_MODEL
@@ -87,7 +87,7 @@ def load(
     if only == "torch" or _has_cuda():
         return _on_torch(model, revision, precision, threads)
     try:
-        return _on_onnx(model, revision, precision, models, threads)
+        return _on_fastest(model, revision, precision, models, threads)
     except ModelError as error:
         if not _has_torch():
             raise
@@ -108,6 +108,24 @@ def configured(settings: Settings) -> Embedder:
     )
 
 
+def _on_fastest(model: str, revision: str | None, precision: str, models: Path, threads: int) -> Embedder:
+    """The backend that was fastest when the model was prepared on this kind of processor; onnx where it fails."""
+    if _fastest(model, revision, precision, models) == "openvino":
+        try:
+            return _on_openvino(model, revision, precision, models, threads)
+        except ModelError as error:
+            log.warning("model on onnx", because=str(error))
+    return _on_onnx(model, revision, precision, models, threads)
+
+
+def _fastest(model: str, revision: str | None, precision: str, models: Path) -> str:
+    try:
+        found = tuning.backend(_prepared(model, revision, precision, models).manifest.budget)
+    except ModelError:  # whoever loads it says so
+        return "onnx"
+    return found if has_openvino() else "onnx"
+
+
 def _on_onnx(model: str, revision: str | None, precision: str, models: Path, threads: int) -> Embedder:
     from streams.embedding.onnx_backend import load_onnx
 
@@ -116,7 +134,7 @@ def _on_onnx(model: str, revision: str | None, precision: str, models: Path, thr
 
 
 def _on_openvino(model: str, revision: str | None, precision: str, models: Path, threads: int) -> Embedder:
-    if importlib.util.find_spec("openvino") is None:
+    if not has_openvino():
         raise ModelError("the backend openvino is not installed: install the extra sentence-streams[openvino]")
     from streams.embedding.openvino_backend import load_openvino
 
@@ -169,6 +187,11 @@ def _check_digest(folder: Path, model: str, digest: str) -> None:
             f"{folder}: the weights of {model} have sha256 {digest}, expected {DEFAULT_DIGEST}; "
             "remove that folder to have it fetched again"
         )
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed, without importing it."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def _has_torch() -> bool:

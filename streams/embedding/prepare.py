@@ -127,7 +127,15 @@ class Workshop:
         if budget is not None and budget.processor == tuning.processor():
             return there
         self.tell("measuring token budgets")
-        return prepared.amended(there, budget=tuning.measured(embedder, self.sentences.held_out[:_TUNING]))
+        texts = self.sentences.held_out[:_TUNING]
+        there = prepared.amended(there, budget=(budget := tuning.measured(embedder, texts)))
+        if there.manifest.identity.precision != "float32" or not loader.has_openvino():
+            return there
+        from streams.embedding.openvino_backend import load_openvino
+
+        self.tell("measuring backends")
+        found = tuning.fastest({"onnx": load_onnx(there), "openvino": load_openvino(there)}, texts, "onnx")
+        return prepared.amended(there, budget=replace(budget, backend=found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,13 @@ class Budget:
     tokens: int
     #: Budget -> tokens that a second of one processor embeds.
     rates: dict[int, int]
+    #: The backend that was clearly faster with it than onnxruntime; onnx where none was.
+    backend: str = "onnx"
+
+
+def backend(found: Budget | None) -> str:
+    """The fastest backend here: the measured one, where it was measured on this kind of processor."""
+    return found.backend if found is not None and found.processor == processor() else "onnx"
 
 
 def budget(found: Budget | None) -> int:
@@ -54,6 +61,28 @@ def measured(embedder: Embedder, texts: Sequence[str]) -> Budget:
                 taken.append(sum(threads.map(cost, batches(tokens, budget))))
     rates = {budget: round(total / statistics.median(taken)) for budget, taken in seconds.items()}
     return Budget(processor(), _chosen(rates), rates)
+
+
+def fastest(embedders: Mapping[str, Embedder], texts: Sequence[str], usual: str) -> str:
+    """The name of the embedder that is clearly faster than the `usual` one, or that one.
+
+    By the clock, since a library may compute on threads of its own: the best of a few rounds, taken in turn.
+    """
+    best = dict.fromkeys(embedders, float("inf"))
+    for _ in range(_ROUNDS + 1):  # the first warms up
+        for name, embedder in embedders.items():
+            best[name] = min(best[name], _seconds(embedder, texts))
+    first = min(best, key=best.__getitem__)
+    return first if best[usual] > _CLEARLY * best[first] else usual
+
+
+def _seconds(embedder: Embedder, texts: Sequence[str]) -> float:
+    tokens = sorted(embedder.tokenise(texts), key=len, reverse=True)
+    queue = list(batches(tokens, embedder.token_budget))
+    with ThreadPoolExecutor(embedder.concurrency) as threads:
+        started = time.perf_counter()
+        list(threads.map(embedder.embed, queue))
+        return time.perf_counter() - started
 
 
 def _chosen(rates: dict[int, int]) -> int:

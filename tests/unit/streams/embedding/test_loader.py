@@ -226,6 +226,16 @@ def test_auto_goes_on_with_torch(error: ModelError, chosen: list[str], monkeypat
     assert chosen == ["torch"]
 
 
+def test_auto_takes_what_was_measured_to_be_fastest(chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO where it was clearly faster, and onnxruntime where it then fails its golden check."""
+    monkeypatch.setattr(loader, "_fastest", lambda *_: "openvino")
+    loader.load("any/model", backend="auto")
+    monkeypatch.setattr(loader, "_on_openvino", fails(GoldenMismatch("wrong")))
+    loader.load("any/model", backend="auto")
+
+    assert chosen == ["openvino", "onnx"]
+
+
 def test_without_torch_the_reason_is_told(chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch is not installed, what was wrong with the prepared model is the error."""
     monkeypatch.setattr(loader, "_on_onnx", fails(Damaged("damaged")))

@@ -1,9 +1,12 @@
 """The token budget of a machine."""
 
+import time
+from collections.abc import Sequence
+
 import pytest
 
 from streams.embedding import tuning
-from streams.embedding.embedder import Tokens
+from streams.embedding.embedder import Tokens, Vectors
 from streams.embedding.tuning import USUAL, Budget
 from streams.testing import DeterministicEmbedder
 
@@ -50,3 +53,30 @@ def test_a_budget_counts_on_its_own_processor_only() -> None:
     assert tuning.budget(Budget(here, 1024, {})) == 1024
     assert tuning.budget(Budget(elsewhere, 1024, {})) == USUAL
     assert tuning.budget(None) == USUAL
+
+
+class _Slow(DeterministicEmbedder):
+    """Takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._pause = seconds
+
+    def embed(self, batch: Sequence[Tokens]) -> Vectors:
+        time.sleep(self._pause)
+        return super().embed(batch)
+
+
+def test_the_fastest_backend_is_chosen_where_it_is_clearly_faster() -> None:
+    """A backend that takes half the time replaces the usual one; one that takes more does not."""
+    quick, slow = _Slow(0.001), _Slow(0.02)
+
+    assert tuning.fastest({"onnx": slow, "openvino": quick}, ["one two"], "onnx") == "openvino"
+    assert tuning.fastest({"onnx": quick, "openvino": slow}, ["one two"], "onnx") == "onnx"
+
+
+def test_a_backend_counts_on_its_own_processor_only() -> None:
+    """What was fastest on another machine says nothing here."""
+    assert tuning.backend(Budget(tuning.processor(), 256, {}, "openvino")) == "openvino"
+    assert tuning.backend(Budget("another processor", 256, {}, "openvino")) == "onnx"
+    assert tuning.backend(None) == "onnx"
