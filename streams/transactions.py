@@ -27,6 +27,7 @@ from schemas.errors import Reject
 from streams.observe.metrics import Metrics
 from streams.publisher import (
     BATCH_BYTES,
+    COMPRESSION,
     REFUSED,
     REQUEST_TIMEOUT_MS,
     BrokerUnavailable,
@@ -66,7 +67,7 @@ class TransactionalPublisher:
         connection: Mapping[str, Any],
         metrics: Metrics,
         group: str,
-        compression: str = "lz4",
+        compression: str = COMPRESSION,
         waits: Callable[[], None] = lambda: None,
     ) -> None:
         """`connection`: bootstrap servers and security, as aiokafka names them; `group`: the consumer group.

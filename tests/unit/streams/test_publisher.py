@@ -159,7 +159,7 @@ async def test_the_producer_is_idempotent_and_waits_for_all_replicas(
     settings = broker.made[0].settings
     assert settings["acks"] == "all"
     assert settings["enable_idempotence"] is True
-    assert settings["compression_type"] == "lz4"
+    assert settings["compression_type"] == "zstd"
     assert settings["bootstrap_servers"] == "broker:9092"
 
 
