@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from agents import db, models, operate
+from agents import db, models, operate, training
 from streams.lanes import LaneName
 
 EPILOG = """\
@@ -92,6 +92,14 @@ def worker() -> None:
 def score() -> None:
     """Run a scorer: embeddings in, scores out. It ends cleanly on SIGTERM."""
     from agents.score import score as run
+
+    run(_logging(_settings()))
+
+
+@app.command()
+def trainer() -> None:
+    """Run a trainer: it trains the scorers that `sentence.training` asks for. It ends cleanly on SIGTERM."""
+    from agents.train import trainer as run
 
     run(_logging(_settings()))
 
@@ -345,6 +353,7 @@ def capacity(
 
 
 app.add_typer(operate.dead_letters, name="dead-letters")
+models.models.command()(training.train)
 app.add_typer(models.models, name="models")
 app.add_typer(db.db, name="db")
 app.command()(operate.replay)

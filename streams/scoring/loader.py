@@ -35,7 +35,7 @@ from streams.scoring.scorer import Scorer
 from streams.scoring.similarity import SimilarityScorer
 
 #: A scorer's name becomes part of record keys.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 #: What makes a scorer -> what else its table may say, besides its fallback.
@@ -80,7 +80,7 @@ def _scorers(path: Path) -> dict[str, dict[str, Any]]:
     """The tables of the scorers, by name."""
     found = {}
     for name, value in _table(path, "the file", _parse(path)).items():
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ScorerFileError(f"{path}: {name!r}: a scorer's name is letters, digits and . _ -, at most 64")
         found[name] = _table(path, name, value)
         _check(path, name, found[name])
