@@ -19,7 +19,7 @@ Exit codes:
 - 1: something failed
 - 2: wrong usage or settings
 - 3: `doctor`: a check failed; `produce`: some sentences were malformed or have no receipt; `replay` and
-  `dead-letters redrive`: some records could not be sent
+  `dead-letters redrive`: some records could not be sent; `batch`: some lines failed
 - 130: interrupted
 """
 
@@ -350,6 +350,33 @@ def capacity(
     from agents.capacity import run
 
     raise typer.Exit(run(_logging(_settings()), sentences, seconds=seconds, as_json=as_json))
+
+
+@app.command()
+def batch(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="Lines to work through.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where the vectors go.", show_default="FILE with .vectors before its ending")
+    ] = None,
+    errors: Annotated[
+        Path | None, typer.Option(help="Where lines that failed go.", show_default="FILE with .errors.jsonl")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Embed a file of sentences through the replay lane, behind all live traffic; as `/v1/batches` does.
+
+    FILE is JSON Lines in the shape of OpenAI's batches, or CSV or Parquet with a column `text`; its ending says which.
+    The output has the same format. Interrupted or killed, the same command goes on where it ended: answers are kept in
+    `STREAMS_ARTIFACTS` until the end. Needs a worker of the lane `replay`. Exit code 3 where lines failed.
+    """
+    from agents.batch import Request, run
+
+    request = Request(
+        source=file,
+        output=output or file.with_name(f"{file.stem}.vectors{file.suffix}"),
+        errors=errors or file.with_name(f"{file.stem}.errors.jsonl"),
+    )
+    raise typer.Exit(run(_settings(), request, as_json=as_json))
 
 
 app.add_typer(operate.dead_letters, name="dead-letters")

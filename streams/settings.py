@@ -187,6 +187,10 @@ class Settings(BaseSettings):
         None,
         description="The catalog of models, files and batches: sqlite:///file.db, or postgresql://user:password@host/name; unset: ~/.local/share/sentence-streams/catalog.db.",
     )
+    max_file_bytes: int = Field(
+        100_000_000, ge=1_000, le=5_000_000_000, description="Largest file that the bridge takes for a batch."
+    )
+    max_batch_lines: int = Field(50_000, ge=1, le=10_000_000, description="Most lines of a batch's file.")
     threads: int = Field(0, ge=0, le=1024, description="Processor threads of the model; 0: one a processor.")
     token_budget: int = Field(
         0,

@@ -9,9 +9,11 @@ from fastapi import FastAPI, Request, Response
 from starlette.middleware import Middleware
 
 from agents.bridge import (
+    batches,
     dead_letters,
     docs,
     embeddings,
+    files,
     health,
     models,
     problems,
@@ -22,6 +24,7 @@ from agents.bridge import (
 )
 from agents.bridge.admission import Admission
 from agents.bridge.asking import unavailable
+from agents.bridge.batch_work import Batches
 from agents.bridge.calls import HungUp
 from agents.bridge.door import Door
 from agents.bridge.guard import middleware
@@ -37,6 +40,8 @@ from agents.bridge.vectors import KnownVectors
 from agents.clients import connection
 from schemas.codec import Codec
 from streams.cache import open_cache
+from streams.models import objects
+from streams.models.database import DatabaseUnavailable, OtherSchema
 from streams.observe.tracing import open_tracing
 from streams.publisher import BrokerUnavailable, KafkaPublisher
 from streams.settings import Settings
@@ -70,6 +75,7 @@ class Bridge:
         self.stores = open_stores(settings)
         self.kept = KeptReplies(settings, link, self.stores.results, self.publisher, self.metrics)
         self.operations = Operations(self.stores.results)
+        self.batches = Batches(settings, self.replies)
         self.limits = RateLimits.from_settings(settings)
         self.admission = Admission(settings.max_inflight_tokens)
         self.metrics.waiting.set_function(lambda: self.admission.in_flight)
@@ -91,6 +97,7 @@ class Bridge:
             self._hearing.cancel()
             await asyncio.gather(self._hearing, return_exceptions=True)
             await self.operations.close()
+            await self.batches.close()
             await self.stores.close()
             await self.limits.close()
             await self.known.close()
@@ -108,6 +115,7 @@ class Bridge:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.replies.run())
                 tasks.create_task(self.kept.run())
+                tasks.create_task(self.batches.run())
         finally:
             await self.publisher.stop()
 
@@ -160,8 +168,9 @@ def application(before: Sequence[Middleware] = ()) -> FastAPI:
     problems.install(app)
     docs.install(app)
     app.add_exception_handler(HungUp, _hung_up)
-    app.add_exception_handler(StoreUnavailable, _store_unavailable)
-    for endpoints in (embeddings, scores, sentences, results, models, replays, dead_letters, health):
+    for missing in (StoreUnavailable, objects.StoreUnavailable, DatabaseUnavailable, OtherSchema):
+        app.add_exception_handler(missing, _store_unavailable)
+    for endpoints in (embeddings, scores, sentences, results, models, replays, dead_letters, files, batches, health):
         # Not `include_router`: it would match every path twice, and hide the routes in it from whoever asks for them.
         app.router.routes.extend(endpoints.router.routes)
     return app

@@ -23,6 +23,10 @@ from streams.settings import Settings
 
 #: Bodies of the largest size that one bridge holds in memory; more is refused while they are there.
 LARGEST_BODIES = 32
+#: Where files are uploaded: their bodies are no JSON and go through as they come.
+UPLOADS = "/v1/files"
+#: Bytes of an upload besides its file.
+AROUND = 64 * 1024
 #: What a page of another origin may read and send, where `cors_origins` lets it.
 EXPOSED = ["RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "ETag", "X-Request-Id"]
 ACCEPTED = [
@@ -41,7 +45,12 @@ def middleware(settings: Settings, authenticator: Authenticator) -> list[Middlew
     guards = [
         Middleware(Unforeseen),
         Middleware(Identify, authenticator=authenticator),
-        Middleware(Guard, max_bytes=settings.max_body_bytes, seconds=settings.receive_seconds),
+        Middleware(
+            Guard,
+            max_bytes=settings.max_body_bytes,
+            seconds=settings.receive_seconds,
+            max_file_bytes=settings.max_file_bytes,
+        ),
     ]
     if not settings.cors_origins:
         return guards
@@ -61,13 +70,16 @@ class Guard:
     The parser refuses what others let through: NaN, half surrogates, malformed UTF-8, more than 1,024 levels.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
-        self._app, self._max, self._seconds = app, max_bytes, seconds
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float, max_file_bytes: int = 0) -> None:
+        self._app, self._max, self._seconds, self._max_file = app, max_bytes, seconds, max_file_bytes
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _has_body(headers := Headers(scope=scope)):
             await self._app(scope, receive, send)
+            return
+        if scope["path"] == UPLOADS and headers.get("content-type", "").startswith("multipart/form-data"):
+            await self._app(scope, self._bounded(receive), send)
             return
         body = bytearray()
         try:
@@ -82,6 +94,26 @@ class Guard:
             await self._app(scope, _replay(bytes(body), receive), send)
         finally:
             self._held -= len(body)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Returns a `receive` that raises Problem where an upload is too large, or comes too slowly."""
+        most, came = self._max_file + AROUND, 0
+        # It may take as long for each part of a body's size as a whole body may take.
+        ends = asyncio.get_running_loop().time() + self._seconds * (1 + most / self._max)
+
+        async def bounded() -> Message:
+            nonlocal came
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError:
+                raise Problem(Kind.SLOW, "the file did not arrive in time", headers={"Connection": "close"}) from None
+            came += len(message.get("body", b""))
+            if came > most:
+                raise Problem(Kind.TOO_LARGE, f"a file may have {self._max_file} bytes")
+            return message
+
+        return bounded
 
     def _check(self, headers: Headers) -> None:
         """Refuses what the headers alone tell to be in vain."""

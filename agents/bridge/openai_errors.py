@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: Paths that OpenAI's clients know.
-PATHS = ("/v1/embeddings", "/v1/models")
+PATHS = ("/v1/embeddings", "/v1/models", "/v1/files", "/v1/batches")
 
 #: For the OpenAPI document.
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "description": f"The same in OpenAI's shape, on {' and '.join(PATHS)}.",
+    "description": f"The same in OpenAI's shape, on {', '.join(PATHS)}.",
     "required": ["message", "type", "param", "code"],
     "properties": {
         "message": {"type": "string"},

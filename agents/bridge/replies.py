@@ -65,6 +65,8 @@ class _Asking:
     replies: list[Reply | None]
     missing: int
     done: asyncio.Future[None]
+    #: Whether an answer shows that interactive callers would get one.
+    proves: bool = True
 
     def settle(self, index: int, reply: Reply) -> bool:
         """Returns whether this answer was still missing."""
@@ -107,7 +109,7 @@ class Replies:
     async def run(self) -> None:
         """Listens and probes until it is cancelled; the publisher has started. Outages are waited out."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hear())
+            tasks.create_task(self.hear())
             tasks.create_task(self._probe())
 
     @property
@@ -131,14 +133,21 @@ class Replies:
             raise Unreachable("no worker answered lately")
         return await self._ask(sentences, deadline, trace)
 
-    async def _ask(self, sentences: Sequence[Sentence], deadline: float, trace: bytes | None) -> list[Reply]:
+    async def ask_later(self, sentences: Sequence[Sentence], deadline: float) -> list[Reply]:
+        """As `ask`, through the replay lane: its workers may take their time, and others go first."""
+        return await self._ask(sentences, deadline, None, self._settings.topic_replay)
+
+    async def _ask(
+        self, sentences: Sequence[Sentence], deadline: float, trace: bytes | None, topic: str | None = None
+    ) -> list[Reply]:
         token, began = os.urandom(TOKEN), time.monotonic()
-        asking = _Asking([None] * len(sentences), len(sentences), asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        asking = _Asking([None] * len(sentences), len(sentences), done, proves=topic is None)
         self._asked[token] = asking
         published = False
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                refused = await self._publisher.publish(self._outgoing(token, sentences, deadline, trace))
+                refused = await self._publisher.publish(self._outgoing(token, sentences, deadline, trace, topic))
                 if refused:
                     raise TooLarge(min(refused))
                 published = True
@@ -152,9 +161,9 @@ class Replies:
         return [reply for reply in asking.replies if reply is not None]
 
     def _outgoing(
-        self, token: bytes, sentences: Sequence[Sentence], deadline: float, trace: bytes | None
+        self, token: bytes, sentences: Sequence[Sentence], deadline: float, trace: bytes | None, topic: str | None
     ) -> list[Outgoing]:
-        topic, encode = self._settings.topic_interactive, self._codec.encode
+        topic, encode = topic or self._settings.topic_interactive, self._codec.encode
         shared = self._headers(deadline, trace)
         return [
             Outgoing(
@@ -178,11 +187,13 @@ class Replies:
 
     # -- hearing ----------------------------------------------------------------------------------------------
 
-    async def _hear(self) -> None:
+    async def hear(self) -> None:
+        """Listens until it is cancelled, and asks nothing by itself."""
         while True:
             try:
                 # Asked for now, once: afterwards encoding a sentence never blocks.
-                for topic in (self._settings.topic_interactive, self._settings.topic_requests):
+                settings = self._settings
+                for topic in (settings.topic_interactive, settings.topic_requests, settings.topic_replay):
                     await asyncio.to_thread(self._codec.announce, Sentence, topic)
                 async with self._consumer() as consumer:
                     await self._assign(consumer)
@@ -232,7 +243,7 @@ class Replies:
                 self._metrics.replies.labels("unreadable").inc()
                 continue
             self.served = reply.served
-            if reply.error is None or reply.error.reason != Expired.reason:  # too late: that proves nothing
+            if asking.proves and (reply.error is None or reply.error.reason != Expired.reason):  # too late is no proof
                 self._heard = time.monotonic()
             self._metrics.replies.labels("taken" if asking.settle(index, reply) else "repeated").inc()
 

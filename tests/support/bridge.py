@@ -11,6 +11,7 @@ import httpx2
 import numpy as np
 
 from agents.bridge.app import Bridge, create
+from agents.bridge.batch_work import Batches
 from agents.bridge.replies import Replies
 from schemas.codec import Codec
 from schemas.errors import Reject
@@ -120,6 +121,7 @@ async def looped_back(embedder: Embedder | None = None, **settings: Any) -> Asyn
     bridge.publisher = loopback  # type: ignore[assignment]
     bridge.replies = Replies(bridge.settings, {}, CODEC, loopback, bridge.metrics)  # type: ignore[arg-type]
     bridge.replies._partition = 0
+    bridge.batches = Batches(bridge.settings, bridge.replies)
     await bridge.replies.probe()
     loopback.published.clear()
     yield bridge, loopback

@@ -46,6 +46,8 @@ WRONG: dict[str, list[str]] = {
     "retention_results": ["59", "7d"],
     "model_backend": ["tensorflow"],
     "artifacts": ["ftp://host/models", "https://bucket.example"],
+    "max_file_bytes": ["999", "100MB"],
+    "max_batch_lines": ["0", "x"],
     "threads": ["-1", "1025", "all"],
     "token_budget": ["-1", "1000001", "x"],
     "queue_records": ["0", "1000001", "x"],
