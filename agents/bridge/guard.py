@@ -57,7 +57,7 @@ def middleware(settings: Settings, authenticator: Authenticator) -> list[Middlew
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=ACCEPTED,
         expose_headers=EXPOSED,
     )

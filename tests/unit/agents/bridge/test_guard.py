@@ -239,6 +239,7 @@ async def test_a_strangers_body_is_not_read() -> None:
     assert start["status"] == 401
 
 
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
 @pytest.mark.parametrize(
     ("origins", "origin", "allowed"),
     [
@@ -248,12 +249,12 @@ async def test_a_strangers_body_is_not_read() -> None:
     ],
 )
 async def test_other_origins_are_shut_out_unless_opened(
-    origins: tuple[str, ...], origin: str, allowed: str | None
+    origins: tuple[str, ...], origin: str, allowed: str | None, method: str
 ) -> None:
     """A browser lets a page read an answer only with this header; preflights need no credentials."""
     async with client_of(app_with(cors_origins=origins)) as client:
         answer = await client.get("/v1/echo", headers={"Origin": origin})
-        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        asked = {"Origin": origin, "Access-Control-Request-Method": method}
         preflight = await client.options("/v1/echo", headers=asked)
     assert answer.headers.get("Access-Control-Allow-Origin") == allowed
     assert preflight.headers.get("Access-Control-Allow-Origin") == allowed
