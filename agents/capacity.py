@@ -21,6 +21,7 @@ from schemas.errors import Reject, StreamsError
 from schemas.records import Sentence
 from streams.dead_letters import DeadLetters
 from streams.embedding.embedder import Embedder
+from streams.embedding.model import Model, OneModel
 from streams.embedding.stage import EmbedStage
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
@@ -104,7 +105,7 @@ async def _measure(
 ) -> tuple[Rate, Rate]:
     codec = Codec()
     values = [codec.encode(Sentence(id=str(n), text=text), settings.topic_requests) for n, text in enumerate(texts)]
-    stage = EmbedStage(embedder, codec, settings.topic_embeddings, publish_text=settings.publish_text)
+    stage = EmbedStage(OneModel(Model(embedder)), codec, settings.topic_embeddings, publish_text=settings.publish_text)
     say("measuring a worker")
     budget = settings.token_budget or embedder.token_budget
     worker, made = await _busy(stage, settings, settings.topic_requests, values, budget, seconds)

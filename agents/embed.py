@@ -2,25 +2,30 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from importlib.resources import as_file, files
 from threading import Thread
-from types import MappingProxyType
 
 import structlog
 
 from agents.app import Worker
-from agents.clients import codec
+from agents.clients import codec, connection
+from agents.control import Control
 from agents.quality import Watch, guard
+from schemas.codec import Codec
+from schemas.records import Severity, Target
 from streams import topics
 from streams.cache import open_cache
 from streams.embedding.embedder import Embedder
-from streams.embedding.loader import configured
+from streams.embedding.loader import configured, own, targeted
+from streams.embedding.model import Model
 from streams.embedding.replies import Replies
+from streams.embedding.shadow import Shadow
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
 from streams.models import catalog
+from streams.models.pool import Pool
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
 from streams.scoring.loader import load_scorers, read_fallbacks
@@ -37,9 +42,7 @@ def worker(settings: Settings) -> None:
     """Embeds until it is told to leave; raises StreamsError where it cannot start."""
     if settings.database_url is not None:  # the log says what is wrong with it; nothing here waits for it
         Thread(target=catalog.look, args=(settings.database_url,), daemon=True).start()
-    embedder = checked_embedder(settings)
-    scorers, fallbacks = configured_scorers(settings, embedder), configured_fallbacks(settings)
-    asyncio.run(serve(settings, embedder, scorers, fallbacks))
+    asyncio.run(serve(settings))
 
 
 def checked_embedder(settings: Settings) -> Embedder:
@@ -78,28 +81,76 @@ def group(settings: Settings) -> str:
     return f"{settings.group}-replay" if settings.lanes == (LaneName.REPLAY,) else settings.group
 
 
-async def serve(
-    settings: Settings,
-    embedder: Embedder,
-    scorers: Mapping[str, Scorer] = MappingProxyType({}),
-    fallbacks: Mapping[str, Fallback] = MappingProxyType({}),
-) -> None:
-    """Joins the group and embeds until SIGTERM; a request that waits for a reply may ask for `scorers`, too."""
-    metrics, watch = Metrics(), Watch()
-    metrics.model.labels(**labels(embedder)).set(1)
-    cache = open_cache(settings, metrics)
-    with codec(settings) as records, closing(cache) if cache else nullcontext():
-        judge = guard(settings, metrics, fallbacks, watch)
-        replies = Replies(records, topics.for_replies(settings), embedder.identity, scorers, judge)
+def loader(settings: Settings) -> Callable[[Target], Model]:
+    """Returns what loads a model, with the scorers that understand it. It raises ModelError or ScorerFileError."""
+
+    def load(target: Target) -> Model:
+        embedder = targeted(settings, target)
+        return Model(embedder, configured_scorers(settings, embedder))
+
+    return load
+
+
+class Told:
+    """Takes what the pool of models tells, on whatever thread, to the worker on its event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Call it on the event loop."""
+        self._loop, self._fixed = asyncio.get_running_loop(), settings.token_budget
+        self._worker: Worker | None = None
+
+    def to(self, worker: Worker) -> None:
+        """From now on there is somebody to tell."""
+        self._worker = worker
+
+    def failed(self, target: Target, why: str) -> None:
+        """Alerts: a model that commands name is not served here."""
+        if self._worker is not None:
+            tell, message = self._worker.alerts.tell, f"{target.name} cannot be loaded: {why}"
+            self._loop.call_soon_threadsafe(
+                tell, "model-not-loaded", f"model:{target.name}", Severity.CRITICAL, message
+            )
+
+    def swapped(self, model: Model) -> None:
+        """Sizes batches for another default model, unless the settings do."""
+        if self._worker is not None and not self._fixed:
+            self._loop.call_soon_threadsafe(self._worker.pipeline.resize, model.embedder.token_budget)
+
+
+async def serve(settings: Settings, embedder: Embedder | None = None) -> None:
+    """Joins the group and embeds until SIGTERM, with the models that sentence.models names.
+
+    `embedder` stands for the settings' model. A worker whose model fails its check never joins its group.
+    """
+    metrics = Metrics()
+    with codec(settings) as records:
+        control = Control(settings, connection(settings), records)
+        told = Told(settings)
+        pool = Pool(
+            own(settings), loader(settings), settings.models_bytes, metrics, failed=told.failed, swapped=told.swapped
+        )
+        async with control.following(pool.follow) as routing:
+            await asyncio.to_thread(pool.start, routing, Model(embedder) if embedder else None)
+            with closing(pool):
+                await _serve(settings, records, pool, metrics, told)
+
+
+async def _serve(settings: Settings, records: Codec, pool: Pool, metrics: Metrics, told: Told) -> None:
+    cache, watch = open_cache(settings, metrics), Watch()
+    with closing(cache) if cache else nullcontext():
+        judge = guard(settings, metrics, configured_fallbacks(settings), watch)
+        replies = Replies(records, topics.for_replies(settings), pool, judge)
         stage = EmbedStage(
-            embedder,
+            pool,
             records,
             settings.topic_embeddings,
             publish_text=settings.publish_text,
             replies=replies,
             cache=cache,
+            shadow=Shadow(metrics),
         )
-        budget, lanes = embedder.token_budget, topics.lanes(settings)
+        budget, lanes = pool.default.embedder.token_budget, topics.lanes(settings)
         worker = Worker(settings, group(settings), lanes, stage, records, metrics, budget, replies)
         watch.tell = worker.alerts.tell
+        told.to(worker)
         await worker.run()

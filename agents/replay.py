@@ -17,6 +17,7 @@ from schemas.codec import Codec
 from schemas.errors import StreamsError
 from streams import topics
 from streams.brokers.admin import provision
+from streams.embedding.model import Model, OneModel
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
 from streams.ranges import BEGINNING, END, PATIENCE, Range, Ranges, UnknownTopic, lag, resolve, scan, size
@@ -212,7 +213,7 @@ def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -
     revision = settings.model_revision if job.model == settings.model else None
     embedder = checked_embedder(settings.model_copy(update={"model": job.model, "model_revision": revision}))
     _provide(settings, admin, job.output)
-    stage = EmbedStage(embedder, coder, job.output, publish_text=settings.publish_text)
+    stage = EmbedStage(OneModel(Model(embedder)), coder, job.output, publish_text=settings.publish_text)
     return InProcess(stage, settings.token_budget or embedder.token_budget)
 
 

@@ -118,5 +118,9 @@ class NoReplyPartition(Reject):
     stage = "publish"
 
 
+class ModelLoading(Retry):
+    """The model that the record asks for is known and not loaded yet."""
+
+
 class RegistryUnavailable(Retry):
     """The schema registry did not answer; its records wait until it does."""

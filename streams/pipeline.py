@@ -215,6 +215,10 @@ class Pipeline(Generic[W]):
         }
         self.progressed = time.monotonic()
 
+    def resize(self, budget: int) -> None:
+        """Fills batches with so many tokens from now on."""
+        self._batcher.budget = budget
+
     def positions(self) -> dict[TopicPartition, int]:
         """Returns for each assigned partition the offset to commit."""
         return {tp: partition.watermark.position for tp, partition in self._partitions.items()}

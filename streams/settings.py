@@ -191,6 +191,11 @@ class Settings(BaseSettings):
         100_000_000, ge=1_000, le=5_000_000_000, description="Largest file that the bridge takes for a batch."
     )
     max_batch_lines: int = Field(50_000, ge=1, le=10_000_000, description="Most lines of a batch's file.")
+    models_bytes: int = Field(
+        2 * 1024**3,
+        ge=0,
+        description="Memory that loaded models may take together; beyond it those that nothing needs are dropped.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="Processor threads of the model; 0: one a processor.")
     token_budget: int = Field(
         0,

@@ -5,7 +5,7 @@ machine first, its weights checked, then the hub is asked.
 
 | name | found in |
 |---|---|
-| `deterministic` | this package: cheap, for tests |
+| `deterministic`, `deterministic:2` ... | this package: cheap, for tests |
 | the default model (its digest is pinned) | the local cache, else the package that carries it, else the hub |
 | a folder | itself |
 | any other name | the local cache, else the hub |
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from schemas.records import Target
 from streams.embedding import golden, prepared, tuning, weights
 from streams.embedding.embedder import Embedder, ModelError
 from streams.embedding.prepared import NotPrepared, Prepared
@@ -72,8 +73,8 @@ def load(
     is the fastest one that passes the check, always in this `precision`. `threads` is how many of the processor's
     the model may use, 0 for all. Prepared models are looked for in `models`, else in the user's cache.
     """
-    if model == DETERMINISTIC:
-        return DeterministicEmbedder()
+    if model.partition(":")[0] == DETERMINISTIC:
+        return DeterministicEmbedder(variant=model.partition(":")[2] or "1")
     if backend not in BACKENDS:
         raise ModelError(f"unknown model backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     only = _ONLY.get(precision, backend)
@@ -98,12 +99,28 @@ def load(
 
 def configured(settings: Settings) -> Embedder:
     """Load what the settings name. Raises ModelError."""
+    return targeted(settings, own(settings))
+
+
+def own(settings: Settings) -> Target:
+    """What the settings name, as a command would."""
+    return target(settings.model, settings.model_revision, settings.model_precision)
+
+
+def target(model: str, revision: str | None = None, precision: str | None = None, digest: str | None = None) -> Target:
+    """Names a model as a command does: by the name that its results will carry, and by where it is found."""
+    name = Path(model).expanduser().resolve().name if _looks_like_folder(model) else model
+    return Target(name=name, revision=revision, digest=digest, precision=precision, source=model)
+
+
+def targeted(settings: Settings, wanted: Target) -> Embedder:
+    """Load what a command names, on the backend of the settings. Raises ModelError."""
     return load(
-        settings.model,
-        settings.model_revision,
+        wanted.source,
+        wanted.revision,
         settings.model_backend,
         settings.threads,
-        precision=settings.model_precision,
+        precision=wanted.precision or settings.model_precision,
         models=settings.models_dir,
     )
 

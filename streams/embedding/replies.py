@@ -4,15 +4,14 @@ Whoever asked is told once, with the vector and the scores or with the reason of
 operator allows are answered on: else a request could have the worker write wherever it may.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from schemas.codec import Codec
 from schemas.dead_letters import MAX_MESSAGE, cut
 from schemas.errors import InvalidField, Reject
 from schemas.headers import RequestHeaders, parse_request, reply_headers
-from schemas.records import Embedding, Reply, ReplyError, Score, Sentence, Served, Timings
-from streams.embedding.embedder import Identity
-from streams.embedding.identity import identity_key
+from schemas.records import Embedding, Reply, ReplyError, Score, Sentence, Timings
+from streams.embedding.model import Model, Models
 from streams.records import Outgoing, Record
 from streams.scoring.scorer import Scorer, require_model, require_query
 from streams.scoring.verdicts import TRUSTING, Judge, chosen
@@ -24,29 +23,15 @@ _NONE = Timings()
 class Replies:
     """Makes the replies of one worker."""
 
-    def __init__(
-        self,
-        codec: Codec,
-        topics: Collection[str],
-        identity: Identity,
-        scorers: Mapping[str, Scorer],
-        judge: Judge = TRUSTING,
-    ) -> None:
-        """Requests may name one of `topics` for their reply, and `scorers` by their names; `judge` judges those."""
+    def __init__(self, codec: Codec, topics: Collection[str], models: Models, judge: Judge = TRUSTING) -> None:
+        """Requests may name one of `topics` for their reply; a refusal says that the default of `models` is served.
+
+        `judge` judges the scores of replies.
+        """
         self.judge = judge
         self._codec = codec
         self._topics = frozenset(topics)
-        self._scorers = scorers
-        self._served = Served(
-            model=identity.name,
-            revision=identity.revision,
-            weights_digest=identity.digest,
-            precision=identity.precision,
-            dimensions=identity.dimensions,
-            max_tokens=identity.max_tokens,
-            identity=identity_key(identity),
-            scorers=tuple(scorers),
-        )
+        self._models = models
 
     def admit(self, request: RequestHeaders) -> None:
         """Raises InvalidField where a request must not have a reply on the topic it names.
@@ -67,11 +52,11 @@ class Replies:
             return None
         return request if request.reply_topic in self._topics else None
 
-    def scorers(self, sentence: Sentence) -> Sequence[Scorer]:
+    def scorers(self, model: Model, sentence: Sentence) -> Sequence[Scorer]:
         """The scorers that a request names. Raises UnknownScorer, or ScoringFailed for one that cannot judge it."""
-        found = chosen(self._scorers, sentence.scorers)
+        found = chosen(model.scorers, sentence.scorers)
         for scorer in found:
-            require_model(scorer, self._served.weights_digest)
+            require_model(scorer, model.identity.digest)
             require_query(scorer, sentence.query)
         return found
 
@@ -81,18 +66,19 @@ class Replies:
         embedding: Embedding | None,
         scores: Sequence[Score] = (),
         timings: Timings = _NONE,
+        model: Model | None = None,
     ) -> Outgoing:
-        """The reply to a request that was handled; a deletion has no embedding."""
-        return self._reply(request, embedding=embedding, scores=tuple(scores), timings=timings)
+        """The reply to a request that was handled, by `model`; a deletion has no embedding, and needs no model."""
+        return self._reply(request, model, embedding=embedding, scores=tuple(scores), timings=timings)
 
     def refusal(self, request: RequestHeaders, reason: Reject) -> Outgoing:
         """The reply to a request that is refused."""
         message = cut(str(reason), MAX_MESSAGE).decode()
-        return self._reply(request, error=ReplyError(reason=reason.reason, stage=reason.stage, message=message))
+        return self._reply(request, None, error=ReplyError(reason=reason.reason, stage=reason.stage, message=message))
 
-    def _reply(self, request: RequestHeaders, **content: object) -> Outgoing:
-        topic = request.reply_topic or ""
-        reply = Reply(correlation_id=request.correlation_id or b"", served=self._served, **content)  # type: ignore[arg-type]
+    def _reply(self, request: RequestHeaders, model: Model | None, **content: object) -> Outgoing:
+        topic, served = request.reply_topic or "", (model or self._models.default).served
+        reply = Reply(correlation_id=request.correlation_id or b"", served=served, **content)  # type: ignore[arg-type]
         value = self._codec.encode(reply, topic)
         return Outgoing(
             topic, request.correlation_id, value, reply_headers(request), request.reply_partition, reply=True

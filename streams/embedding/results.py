@@ -11,6 +11,7 @@ from schemas.headers import RequestHeaders, Results, event_headers
 from schemas.records import Embedding, Score, Sentence, Source, Timings
 from streams.embedding.embedder import Identity, Tokens, Vectors
 from streams.embedding.identity import embedding_id, manner
+from streams.embedding.model import Model
 from streams.embedding.replies import Replies
 from streams.records import Outgoing, Record
 from streams.scoring.scorer import Scorer
@@ -32,6 +33,8 @@ class EmbedWork:
     record: Record
     request: RequestHeaders
     sentence: Sentence
+    #: Who embeds it: what was served when it was prepared.
+    model: Model
     #: Values of the vector it wants.
     dimensions: int
     #: What its reply is to have scores of; nothing where nobody waits for one.
@@ -64,22 +67,45 @@ def _micros(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-class EmbedResults:
-    """Makes results of vectors, for one model and one topic."""
+class _Shared:
+    """What the embeddings of one model have in common."""
 
-    def __init__(self, codec: Codec, topic: str, identity: Identity, replies: Replies, *, publish_text: bool) -> None:
-        self._topic = topic
+    __slots__ = ("_identity", "_manners", "encode", "fixed")
+
+    def __init__(self, codec: Codec, topic: str, identity: Identity) -> None:
         self._identity = identity
-        self._replies = replies
-        self._publish_text = publish_text
-        self._fixed: dict[str, Any] = {
+        self._manners: dict[int, str] = {}  # dimensions -> how a text is embedded
+        self.fixed: dict[str, Any] = {
             "model": identity.name,
             "revision": identity.revision,
             "weights_digest": identity.digest,
             "precision": identity.precision,
         }
-        self._encode = codec.template(Embedding, topic, self._fixed)
-        self._manners: dict[int, str] = {}  # dimensions -> how a text is embedded
+        self.encode = codec.template(Embedding, topic, self.fixed)
+
+    def manner(self, dimensions: int) -> str:
+        """How a text is embedded in so many dimensions."""
+        how = self._manners.get(dimensions)
+        if how is None:
+            how = self._manners[dimensions] = manner(self._identity, dimensions)
+        return how
+
+
+class EmbedResults:
+    """Makes results of vectors, for one topic."""
+
+    def __init__(self, codec: Codec, topic: str, replies: Replies, *, publish_text: bool) -> None:
+        self._codec = codec
+        self._topic = topic
+        self._replies = replies
+        self._publish_text = publish_text
+        self._by_model: dict[str, _Shared] = {}  # by the model's key
+
+    def _shared(self, model: Model) -> _Shared:
+        found = self._by_model.get(model.key)
+        if found is None:
+            found = self._by_model[model.key] = _Shared(self._codec, self._topic, model.identity)
+        return found
 
     def make(self, works: Sequence[EmbedWork], vectors: Sequence[Vectors | Reject]) -> list[list[Outgoing] | Reject]:
         """What to publish for each sentence, given its vector (of the dimensions it wants) or why it has none."""
@@ -90,7 +116,7 @@ class EmbedResults:
         ]
         # Only a caller who waits needs the record itself; the topic is content with its bytes.
         embeddings = {
-            work: Embedding(**self._fixed, **dict(zip(_VARYING, values, strict=True)))
+            work: Embedding(**self._shared(work.model).fixed, **dict(zip(_VARYING, values, strict=True)))
             for work, values in zip(works, fields, strict=True)
             if work.request.reply_topic is not None and not isinstance(values, Reject)
         }
@@ -103,11 +129,8 @@ class EmbedResults:
     def _fields(self, work: EmbedWork, vector: Vectors, now: int) -> Sequence[Any]:
         """The values of an embedding's fields that are not the same for all, in their order."""
         sentence, record, dimensions = work.sentence, work.record, work.dimensions
-        how = self._manners.get(dimensions)
-        if how is None:
-            how = self._manners[dimensions] = manner(self._identity, dimensions)
         return (
-            embedding_id(sentence.id, sentence.text, how),
+            embedding_id(sentence.id, sentence.text, self._shared(work.model).manner(dimensions)),
             sentence.id,
             sentence.scorers,
             sentence.metadata,
@@ -137,7 +160,7 @@ class EmbedResults:
             if work.request.results is Results.PUBLISH:
                 outputs.append(self._published(work, values))
             if work in embeddings:
-                outputs.append(self._replies.answer(work.request, embeddings[work], found, work.timings()))
+                outputs.append(self._replies.answer(work.request, embeddings[work], found, work.timings(), work.model))
         except Reject as error:
             return error
         return outputs
@@ -145,7 +168,8 @@ class EmbedResults:
     def _published(self, work: EmbedWork, values: Sequence[Any]) -> Outgoing:
         key, source = work.record.key, values[_SOURCE]
         headers = event_headers(Embedding.__name__, values[0], source.topic, values[_EMBEDDED_AT], work.request)
-        return Outgoing(self._topic, work.sentence.id.encode() if key is None else key, self._encode(values), headers)
+        value = self._shared(work.model).encode(values)
+        return Outgoing(self._topic, work.sentence.id.encode() if key is None else key, value, headers)
 
 
 def _scores(embeddings: Mapping[EmbedWork, Embedding], judge: Judge) -> Mapping[EmbedWork, list[Score] | Reject]:

@@ -1,50 +1,57 @@
 """The embedding stage: sentences in, embeddings out, and a reply to each that asks for one."""
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from schemas.codec import Codec
-from schemas.errors import EmbeddingFailed, Expired, InvalidField, Reject, TextTooLong, UnknownModel
+from schemas.errors import EmbeddingFailed, Expired, InvalidField, Reject, TextTooLong
 from schemas.headers import RequestHeaders, Results, carried, parse_request
 from schemas.records import Overflow, Sentence
 from streams.cache import VectorCache
-from streams.embedding.embedder import Embedder, Vectors, shorten
-from streams.embedding.identity import content_key, identity_key
+from streams.embedding.embedder import Vectors, shorten
+from streams.embedding.identity import content_key
+from streams.embedding.model import Model, Models
 from streams.embedding.replies import Replies
 from streams.embedding.results import EmbedResults, EmbedWork
+from streams.embedding.shadow import Shadow
 from streams.records import Outgoing, Record
 
 
 class EmbedStage:
-    """Embeds micro-batches of sentences; equal texts in a batch are embedded once, those in the cache not at all."""
+    """Embeds micro-batches of sentences; equal texts in a batch are embedded once, those in the cache not at all.
+
+    Each sentence is tokenised and embedded, cached and published by the one model that it got when it was prepared,
+    whatever is served by then.
+    """
 
     name = "embed"
 
     def __init__(
         self,
-        embedder: Embedder,
+        models: Models,
         codec: Codec,
         topic: str,
         *,
         publish_text: bool,
         replies: Replies | None = None,
         cache: VectorCache | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         """`topic` takes the embeddings; `publish_text` says whether they carry their text.
 
-        Without `replies` no request may ask for one.
+        Without `replies` no request may ask for one; without `shadow` nothing is embedded for nobody to see.
         """
-        self._embedder = embedder
-        self._identity = embedder.identity
-        self._identity_key = identity_key(embedder.identity)
-        self.concurrency = embedder.concurrency
+        self._models = models
+        self.concurrency = models.default.embedder.concurrency
         self._codec = codec
         self._topic = topic
-        self._replies = replies or Replies(codec, (), embedder.identity, {})
-        self._results = EmbedResults(codec, topic, embedder.identity, self._replies, publish_text=publish_text)
+        self._replies = replies or Replies(codec, (), models)
+        self._results = EmbedResults(codec, topic, self._replies, publish_text=publish_text)
         self._cache = cache
+        self._shadow = shadow
 
     # -- prepare ----------------------------------------------------------------------------------------------
 
@@ -52,8 +59,9 @@ class EmbedStage:
         """Decodes, validates and tokenises. What needs no model is finished here: deletions, and what the cache has."""
         prepared = [self._decoded(record) for record in records]
         works = [each for each in prepared if isinstance(each, EmbedWork)]
-        self._tokenise(works)
-        done: dict[EmbedWork, list[Outgoing] | Reject] = {work: self._too_long() for work in works if _refuses(work)}
+        for model, group in _by_model(works):
+            _tokenise(model, group)
+        done: dict[EmbedWork, list[Outgoing] | Reject] = {work: _too_long(work) for work in works if _refuses(work)}
         done |= self._remembered([work for work in works if work not in done])
         return [done.get(each, each) if isinstance(each, EmbedWork) else each for each in prepared]
 
@@ -71,14 +79,13 @@ class EmbedStage:
             return error
 
     def _work(self, record: Record, request: RequestHeaders, sentence: Sentence) -> EmbedWork:
-        identity = self._identity
-        if sentence.model not in {None, identity.name}:
-            raise UnknownModel(f"model: expected null or {identity.name}, got {sentence.model!r}")
-        dimensions = sentence.dimensions or identity.dimensions
-        if dimensions > identity.dimensions:
-            raise InvalidField(f"dimensions: expected null or 1 to {identity.dimensions}, got {dimensions}")
-        scorers = self._replies.scorers(sentence) if request.reply_topic else ()
-        return EmbedWork(record, request, sentence, dimensions, scorers)
+        model = self._models.find(sentence.model, sentence.id)
+        most = model.identity.dimensions
+        dimensions = sentence.dimensions or most
+        if dimensions > most:
+            raise InvalidField(f"dimensions: expected null or 1 to {most}, got {dimensions}")
+        scorers = self._replies.scorers(model, sentence) if request.reply_topic else ()
+        return EmbedWork(record, request, sentence, model, dimensions, scorers)
 
     def _deletion(self, record: Record, request: RequestHeaders) -> list[Outgoing]:
         """A tombstone for the embedding of the record's key."""
@@ -89,22 +96,12 @@ class EmbedStage:
         tombstone = Outgoing(self._topic, record.key, None, carried(request))
         return [tombstone, self._replies.answer(request, None)] if request.reply_topic else [tombstone]
 
-    def _tokenise(self, works: Sequence[EmbedWork]) -> None:
-        started = time.monotonic()
-        tokens = self._embedder.tokenise([work.sentence.text for work in works])
-        ready = time.monotonic()
-        for work, found in zip(works, tokens, strict=True):
-            work.tokens, work.tokenising, work.ready = found, ready - started, ready
-
-    def _too_long(self) -> Reject:
-        return TextTooLong(f"text: expected {self._identity.max_tokens} tokens at most, and overflow says reject")
-
     def _remembered(self, works: Sequence[EmbedWork]) -> dict[EmbedWork, list[Outgoing] | Reject]:
         """Results of those whose vector is in the cache."""
         if self._cache is None:
             return {}
         for work in works:
-            work.key = content_key(work.sentence.text, self._identity_key, work.dimensions)
+            work.key = content_key(work.sentence.text, work.model.key, work.dimensions)
         vectors = self._cache.get_many([work.key for work in works])
         found = {
             work: vector
@@ -116,34 +113,78 @@ class EmbedStage:
     # -- run --------------------------------------------------------------------------------------------------
 
     def run(self, batch: Sequence[EmbedWork]) -> list[list[Outgoing] | Reject]:
-        """Embeds a batch and encodes its results."""
-        started = time.monotonic()
-        vectors = self._embed(batch)
-        took = time.monotonic() - started
-        for work in batch:
-            work.started, work.embedding = started, took
+        """Embeds a batch, what each model got of it by itself, and encodes its results."""
+        found: dict[EmbedWork, Vectors | Reject] = {}
+        for model, group in _by_model(batch):
+            found |= self._embedded(model, group)
         if self._cache is not None:
-            good = zip(batch, vectors, strict=True)
-            self._cache.put_many({work.key: vector for work, vector in good if not isinstance(vector, Reject)})
-        return self._results.make(batch, vectors)
+            self._cache.put_many({work.key: each for work, each in found.items() if not isinstance(each, Reject)})
+        if self._shadow is not None:
+            self._watch(self._shadow, batch)
+        return self._results.make(batch, [found[work] for work in batch])
 
-    def _embed(self, batch: Sequence[EmbedWork]) -> list[Vectors | Reject]:
-        """The vector of each sentence as it wants it, or why it has none; one row for all equal texts."""
-        unique = {work.tokens.ids: work.tokens for work in batch}
-        vectors = self._embedder.embed(list(unique.values()))
-        broken = set(np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist())
-        row_of = {ids: row for row, ids in enumerate(unique)}
-        rows, full = [row_of[work.tokens.ids] for work in batch], vectors.shape[1]
-        return [
-            EmbeddingFailed("the model's vector holds values that are not finite numbers")
-            if row in broken
-            else (vectors[row] if work.dimensions == full else _shortened(vectors[row], work.dimensions))
-            for row, work in zip(rows, batch, strict=True)
-        ]
+    def _embedded(self, model: Model, group: Sequence[EmbedWork]) -> dict[EmbedWork, Vectors | Reject]:
+        started = time.monotonic()
+        vectors = _embed(model, group)
+        took = time.monotonic() - started
+        for work in group:
+            work.started, work.embedding = started, took
+        return dict(zip(group, vectors, strict=True))
+
+    def _watch(self, shadow: Shadow, batch: Sequence[EmbedWork]) -> None:
+        """Gives to each shadow model what it is to embed as well."""
+        texts: dict[Model, list[str]] = defaultdict(list)
+        for work in batch:
+            model = self._models.shadow(work.sentence.model, work.sentence.id)
+            if model is not None:
+                texts[model].append(work.sentence.text)
+        for model, some in texts.items():
+            shadow.give(model, some)
 
     def failed(self, error: Exception) -> Reject:
         """Names an exception of the model on one sentence."""
         return EmbeddingFailed(f"the model raised {type(error).__name__} on this text alone")
+
+
+def _by_model(works: Sequence[EmbedWork]) -> Iterable[tuple[Model, Sequence[EmbedWork]]]:
+    """The works of each model; nearly always there is one."""
+    if not works:
+        return ()
+    first = works[0].model
+    if all(work.model is first for work in works):
+        return ((first, works),)
+    groups: dict[Model, list[EmbedWork]] = defaultdict(list)
+    for work in works:
+        groups[work.model].append(work)
+    return groups.items()
+
+
+def _tokenise(model: Model, works: Sequence[EmbedWork]) -> None:
+    started = time.monotonic()
+    tokens = model.embedder.tokenise([work.sentence.text for work in works])
+    ready = time.monotonic()
+    for work, found in zip(works, tokens, strict=True):
+        work.tokens, work.tokenising, work.ready = found, ready - started, ready
+
+
+def _embed(model: Model, batch: Sequence[EmbedWork]) -> list[Vectors | Reject]:
+    """The vector of each sentence as it wants it, or why it has none; one row for all equal texts."""
+    unique = {work.tokens.ids: work.tokens for work in batch}
+    vectors = model.embedder.embed(list(unique.values()))
+    broken = set(np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist())
+    row_of = {ids: row for row, ids in enumerate(unique)}
+    rows, full = [row_of[work.tokens.ids] for work in batch], vectors.shape[1]
+    return [
+        EmbeddingFailed("the model's vector holds values that are not finite numbers")
+        if row in broken
+        else (vectors[row] if work.dimensions == full else _shortened(vectors[row], work.dimensions))
+        for row, work in zip(rows, batch, strict=True)
+    ]
+
+
+def _too_long(work: EmbedWork) -> Reject:
+    most = work.model.identity.max_tokens
+    return TextTooLong(f"text: expected {most} tokens at most, and overflow says reject")
 
 
 def _refuses(work: EmbedWork) -> bool:

@@ -108,8 +108,13 @@ def _has_fallback(state: ModelCommand) -> bool:
 
 
 def portion(alias: str, sentence_id: str) -> float:
-    """Where a sentence lies between 0 and 1, the same everywhere: those below a share belong to it."""
-    return zlib.crc32(f"{alias}\0{sentence_id}".encode()) / 2**32
+    """Where a sentence lies between 0 and 1, the same everywhere: those below a share belong to it.
+
+    Sentences whose ids differ only behind the last slash lie together: those of one call, or of one document, are
+    never answered by two models.
+    """
+    together = sentence_id.rpartition("/")[0] or sentence_id
+    return zlib.crc32(f"{alias}\0{together}".encode()) / 2**32
 
 
 def chosen(state: ModelCommand, sentence_id: str) -> Target | None:

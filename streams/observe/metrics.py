@@ -1,6 +1,6 @@
 """Every metric of the product, typed: a wrong name fails the type check, not the dashboard."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -155,10 +155,36 @@ class Metrics:
         )
         self.model = Gauge(
             "streams_model_info",
-            "1 for the model that is served.",
+            "1 for each model that is served.",
             ["model", "revision", "digest", "precision"],
             registry=self.registry,
         )
+        self.model_loads = Counter(
+            "streams_model_loads", "Models loaded, and loads that failed.", ["model", "outcome"], registry=self.registry
+        )
+        self.shadow_records = Counter(
+            "streams_shadow_records",
+            "Sentences that a shadow embedded as well: good, broken (not finite), failed, or skipped.",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
+        self.shadow_seconds = Histogram(
+            "streams_shadow_seconds",
+            "Seconds a shadow took for a batch, its tokens included.",
+            ["model"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._serving: frozenset[tuple[str, ...]] = frozenset()
+
+    def serving(self, models: Iterable[tuple[str, str, str, str]]) -> None:
+        """Notes what is served: name, revision, digest and precision of each model."""
+        now = frozenset(models)
+        for gone in self._serving - now:
+            self.model.remove(*gone)
+        for each in now:
+            self.model.labels(*each).set(1)
+        self._serving = now
 
     def batch(self, stage: str, sizes: Sequence[int], seconds: float) -> None:
         """Notes one micro-batch: the tokens of each row, and how long the stage ran."""

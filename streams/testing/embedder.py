@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class DeterministicEmbedder:
 
     A token is a word between spaces. `poison` maps a word to what happens when a batch holds a text with
     it: the function gets that text's row, shape (384,), and returns it, another one (of NaN, say), raises, or
-    never returns.
+    never returns. Each `variant` is another model: another name, other weights, other vectors.
     """
 
     concurrency = 1
@@ -36,8 +37,12 @@ class DeterministicEmbedder:
         max_tokens=_MAX_TOKENS,
     )
 
-    def __init__(self, poison: Mapping[str, Poison] | None = None) -> None:
+    def __init__(self, poison: Mapping[str, Poison] | None = None, variant: str = "1") -> None:
         self._poison = {_token(word): act for word, act in (poison or {}).items()}
+        self._salt = b"" if variant == "1" else variant.encode()
+        if self._salt:
+            digest = hashlib.sha256(f"deterministic {variant}".encode()).hexdigest()
+            self.identity = replace(self.identity, name=f"deterministic:{variant}", digest=digest)
 
     def tokenise(self, texts: Sequence[str]) -> list[Tokens]:
         """One token a word, 256 at most."""
@@ -45,7 +50,7 @@ class DeterministicEmbedder:
 
     def embed(self, batch: Sequence[Tokens]) -> Vectors:
         """Unit vectors, shape (len(batch), 384)."""
-        hashed = b"".join(_hash(tokens.ids) for tokens in batch)
+        hashed = b"".join(_hash(tokens.ids, self._salt) for tokens in batch)
         rows = np.frombuffer(hashed, np.int8).reshape(len(batch), _DIMENSIONS).astype(np.float32)
         # Whole numbers below 2^24: the sum is exact in any order, hence the same bits everywhere.
         vectors: Vectors = rows / np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
@@ -64,5 +69,5 @@ def _token(word: str) -> int:
     return zlib.crc32(word.encode())
 
 
-def _hash(ids: Sequence[int]) -> bytes:
-    return hashlib.shake_128(struct.pack(f"<{len(ids)}I", *ids)).digest(_DIMENSIONS)
+def _hash(ids: Sequence[int], salt: bytes) -> bytes:
+    return hashlib.shake_128(salt + struct.pack(f"<{len(ids)}I", *ids)).digest(_DIMENSIONS)

@@ -14,6 +14,7 @@ from schemas.codec import Codec
 from schemas.dead_letters import dead_letter_headers
 from schemas.errors import BadBytes, Expired
 from schemas.records import Embedding, Sentence, Source
+from streams.embedding.model import Model, OneModel
 from streams.embedding.stage import EmbedStage
 from streams.replay import InProcess
 from streams.testing import DeterministicEmbedder
@@ -176,7 +177,9 @@ def test_embeddings_are_scored_again_without_embedding(stream: Stream, run: Comm
     """`--re-score` writes the scores that the scorer wrote, and no embedding."""
     settings = stream.settings
     requests = stream.send([request(number, f"k-{number}") for number in range(50)])
-    made = InProcess(EmbedStage(DeterministicEmbedder(), CODEC, settings.topic_embeddings, publish_text=True), 1_000)
+    made = InProcess(
+        EmbedStage(OneModel(Model(DeterministicEmbedder())), CODEC, settings.topic_embeddings, publish_text=True), 1_000
+    )
     outputs = [output for result in made(requests) if isinstance(result, list) for output in result]
     stream.send(({"key": each.key, "value": each.value} for each in outputs), settings.topic_embeddings)
     scorer = stream.start("score").ready()

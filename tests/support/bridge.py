@@ -19,6 +19,7 @@ from schemas.headers import parse_request
 from streams import topics
 from streams.dead_letters import DeadLetters
 from streams.embedding.embedder import Embedder
+from streams.embedding.model import Model, OneModel
 from streams.embedding.replies import Replies as WorkerReplies
 from streams.embedding.results import EmbedWork
 from streams.embedding.stage import EmbedStage
@@ -61,9 +62,10 @@ class Loopback:
     def serve(self, embedder: Embedder) -> None:
         """Switches to another model."""
         scorers = {SCORER: SimilarityScorer(SCORER, LABELS, embedder)}
-        replies = WorkerReplies(CODEC, topics.for_replies(self._settings), embedder.identity, scorers)
+        models = OneModel(Model(embedder, scorers))
+        replies = WorkerReplies(CODEC, topics.for_replies(self._settings), models)
         topic = self._settings.topic_embeddings
-        self._stage = EmbedStage(embedder, CODEC, topic, publish_text=True, replies=replies)
+        self._stage = EmbedStage(models, CODEC, topic, publish_text=True, replies=replies)
         self._refusals = Refusals(DeadLetters(self._settings.topic_dead_letters, "group"), replies)
 
     async def publish(self, records: Sequence[Outgoing]) -> Mapping[int, Reject]:

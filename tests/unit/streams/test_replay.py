@@ -11,6 +11,7 @@ from schemas.codec import Codec
 from schemas.errors import BadBytes, EmbeddingFailed, RegistryUnavailable, Reject
 from schemas.headers import parse_request
 from schemas.records import Embedding, Sentence, Source
+from streams.embedding.model import Model, OneModel
 from streams.embedding.stage import EmbedStage
 from streams.ranges import BEGINNING, END, Batch, Bound, Range
 from streams.records import Headers, Outgoing, Record, TopicPartition
@@ -175,7 +176,7 @@ def test_a_world_that_is_not_ready_refuses_nothing() -> None:
 
 def test_another_model_embeds_records_whose_deadline_has_passed() -> None:
     """The caller of that time has gone, so has the deadline; the source is the record itself."""
-    stage = EmbedStage(DeterministicEmbedder(), CODEC, "other", publish_text=True)
+    stage = EmbedStage(OneModel(Model(DeterministicEmbedder())), CODEC, "other", publish_text=True)
     value = CODEC.encode(Sentence(id="s", text="A text."), "in")
     ((out,),) = InProcess(stage, 100)([record(3, b"k", value, [("deadline", b"1")])])  # type: ignore[misc]
     found = CODEC.decode(Embedding, out.value)

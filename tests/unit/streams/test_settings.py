@@ -48,6 +48,7 @@ WRONG: dict[str, list[str]] = {
     "artifacts": ["ftp://host/models", "https://bucket.example"],
     "max_file_bytes": ["999", "100MB"],
     "max_batch_lines": ["0", "x"],
+    "models_bytes": ["-1", "2GB"],
     "threads": ["-1", "1025", "all"],
     "token_budget": ["-1", "1000001", "x"],
     "queue_records": ["0", "1000001", "x"],

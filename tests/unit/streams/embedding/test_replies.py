@@ -8,14 +8,15 @@ from schemas.headers import parse_request
 from schemas.records import ReplyError, Timings
 from schemas.testing import FakeRegistry
 from streams.dead_letters import DeadLetters
+from streams.embedding.model import Model, OneModel
 from streams.embedding.replies import Replies
 from streams.records import Headers, Outgoing
 from streams.refusals import Refusals
 from streams.testing import DeterministicEmbedder
 from tests.unit.streams.embedding.examples import ASKING, CODEC, Request, reply_in
 
-IDENTITY = DeterministicEmbedder.identity
-REPLIES = Replies(CODEC, ["replies", "others"], IDENTITY, {})
+MODELS = OneModel(Model(DeterministicEmbedder()))
+REPLIES = Replies(CODEC, ["replies", "others"], MODELS)
 REFUSALS = Refusals(DeadLetters("dead", "group"), REPLIES)
 REASON = Expired("deadline: expected one that has not passed")
 
@@ -71,7 +72,7 @@ def test_a_caller_who_cannot_be_told_now_leaves_a_dead_letter() -> None:
     """While the registry is away a reply of a topic that was never answered on cannot be written."""
     registry = FakeRegistry()
     registry.away = True
-    away = Refusals(DeadLetters("dead", "group"), Replies(Codec(registry), ["replies"], IDENTITY, {}))
+    away = Refusals(DeadLetters("dead", "group"), Replies(Codec(registry), ["replies"], MODELS))
     assert topics(told(ASKING, refusals=away)) == ["dead"]
 
 
@@ -94,7 +95,7 @@ def test_only_allowed_topics_are_answered_on() -> None:
 def test_once_admitted_a_refusal_can_be_written() -> None:
     """The registry is asked before anything can go wrong; later outages do not matter to the callers of that topic."""
     registry = FakeRegistry()
-    replies = Replies(Codec(registry), ["replies", "others"], IDENTITY, {})
+    replies = Replies(Codec(registry), ["replies", "others"], MODELS)
     replies.admit(parse_request(ASKING))
     registry.away = True
     replies.admit(parse_request(ASKING))

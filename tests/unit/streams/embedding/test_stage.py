@@ -25,6 +25,7 @@ from schemas.records import Overflow, Source, Timings
 from schemas.testing import FakeRegistry
 from streams.embedding.embedder import Tokens, Vectors, shorten
 from streams.embedding.identity import content_key, identity_key
+from streams.embedding.model import Model, OneModel
 from streams.embedding.replies import Replies
 from streams.embedding.results import EmbedWork
 from streams.embedding.stage import EmbedStage
@@ -97,8 +98,9 @@ def stage(
     model: DeterministicEmbedder = MODEL, *, codec: Codec = CODEC, publish_text: bool = True, **more: Any
 ) -> EmbedStage:
     """A stage that answers on the topic `replies`; `more` are its scorers and its cache."""
-    replies = Replies(codec, {"replies"}, model.identity, more.get("scorers", {}))
-    return EmbedStage(model, codec, "embeddings", publish_text=publish_text, replies=replies, cache=more.get("cache"))
+    models = OneModel(Model(model, more.get("scorers", {})))
+    replies = Replies(codec, {"replies"}, models)
+    return EmbedStage(models, codec, "embeddings", publish_text=publish_text, replies=replies, cache=more.get("cache"))
 
 
 def results(on: EmbedStage, *requests: Request) -> list[list[Outgoing] | Reject]:
@@ -301,7 +303,7 @@ def test_a_replayed_request_is_answered_with_its_first_source() -> None:
 
 def test_without_replies_no_request_may_ask_for_one() -> None:
     """A stage outside a worker has nowhere to answer."""
-    silent = EmbedStage(MODEL, CODEC, "embeddings", publish_text=True)
+    silent = EmbedStage(OneModel(Model(MODEL)), CODEC, "embeddings", publish_text=True)
     assert isinstance(refusal(silent, asked(*ASKING)), InvalidField)
 
 

@@ -118,6 +118,12 @@ def test_the_share_is_the_same_on_every_machine() -> None:
     assert portion("default", "sentence-1") == pytest.approx(0.99371, abs=1e-5)
 
 
+def test_sentences_of_one_call_stay_together() -> None:
+    """An answer to many sentences would otherwise hold vectors of two models."""
+    assert {portion("default", f"call/{number}") for number in range(100)} == {portion("default", "call/x")}
+    assert portion("default", "call-1/0") != portion("default", "call-2/0")
+
+
 def test_a_shadow_answers_nobody() -> None:
     """It works on its share beside whatever answers."""
     state = shadow(activate(FRESH, OLD, WHY), NEW, 0.25, WHY)
