@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.embedding.loader import DEFAULT_MODEL
-from tests.faults import brokers, inputs, load, models, workers
+from tests.faults import brokers, inputs, load, models, switches, workers
 from tests.faults.scene import Outcome, Size
 
 ONCE, TWICE = "exactly_once", "at_least_once"
@@ -74,6 +74,13 @@ ALL = [
     *_both("broker frozen", brokers.frozen, Size(200, 1, 8), Size(400, 2, 60), rated=True, once_only_long=True),
     *_both("broker cut off", brokers.cut_off, Size(200, 1, 5), Size(400, 2, 60), rated=True, once_only_long=True),
     *_both("network slowed", brokers.slowed, Size(300), Size(20_000), only_long=True),
+    *_both(
+        "models switched",
+        switches.switched,
+        Size(4_000, 4, workers=2),
+        Size(50_000, 20, workers=2),
+        once_only_long=True,
+    ),
     *_both("a text that kills", models.kills, Size(2_000), Size(20_000), once_only_long=True),
     _one("a text that hangs", models.hangs, Size(500, seconds=2), Size(20_000, seconds=45)),
     _one("a model that crawls", models.crawls, Size(100, seconds=2), Size(2_000, seconds=2)),
