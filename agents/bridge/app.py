@@ -38,6 +38,7 @@ from agents.bridge.replies import Replies
 from agents.bridge.stores import StoreUnavailable, open_stores
 from agents.bridge.vectors import KnownVectors
 from agents.clients import connection
+from agents.control import Control
 from schemas.codec import Codec
 from streams.cache import open_cache
 from streams.models import objects
@@ -70,6 +71,7 @@ class Bridge:
         self.metrics = BridgeMetrics()
         self.tracing = open_tracing(settings, "bridge")
         self.publisher = KafkaPublisher(link, self.metrics)
+        self.control = Control(settings, link, codec)
         self.replies = Replies(settings, link, codec, self.publisher, self.metrics)
         self.known = KnownVectors(open_cache(settings, self.metrics), shared=settings.redis_url is not None)
         self.stores = open_stores(settings)
@@ -116,6 +118,7 @@ class Bridge:
                 tasks.create_task(self.replies.run())
                 tasks.create_task(self.kept.run())
                 tasks.create_task(self.batches.run())
+                tasks.create_task(self.control.follow(lambda _routing: None))
         finally:
             await self.publisher.stop()
 

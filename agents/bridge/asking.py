@@ -7,7 +7,8 @@ from typing import Any
 from agents.bridge.calls import Attached, Call
 from agents.bridge.problems import LISTED, Kind, Problem
 from agents.bridge.replies import NotAnswered, TooLarge, Unreachable
-from schemas.records import Reply, ReplyError, Sentence, Served
+from schemas.records import ModelKind, Reply, ReplyError, Sentence, Served, Target
+from streams.models.routing import DEFAULT
 
 #: Characters of a token, roughly: the bridge has no tokeniser, and admission only needs a measure of work.
 TOKEN_CHARACTERS = 4
@@ -66,11 +67,40 @@ def _tokens(sentences: Sequence[Sentence], model: Served) -> int:
     return sum(min(model.max_tokens, len(each.text) // TOKEN_CHARACTERS + 1) for each in sentences)
 
 
-def check_model(wanted: str | None, model: Served, field: str = "/model") -> None:
-    """Raises Problem where a caller wants another model than the one that is served."""
-    if wanted not in {None, model.model}:
-        error = {"field": field, "expected": f"{model.model}, or no model at all", "reason": "model_not_found"}
-        raise Problem(Kind.NOT_FOUND, f"no such model is served; {model.model} is", errors=[error])
+def settled(call: Call, name: str | None) -> Served | None:
+    """Returns what answers whoever asks for a model by this name, or for none; None where that may be changing.
+
+    Commands are heard here as soon as anywhere. From one on, nothing that is known counts until a worker has answered
+    with the model that it names: until then each worker answers with what it has, and says so.
+    """
+    replies, routing = call.bridge.replies, call.bridge.control.routing
+    alias = name or DEFAULT
+    found = replies.served if alias == DEFAULT else replies.said.get(alias)
+    state = routing.states.get((ModelKind.EMBEDDER, alias))
+    if found is None or state is None:
+        return found if alias not in routing.names(ModelKind.EMBEDDER) else None
+    if state.disabled or state.trial is not None:
+        return None
+    if state.active is None:  # what the workers' settings say: whatever it is, not what was before
+        return None if state.previous is not None and _is(state.previous, found) else found
+    return found if _is(state.active, found) else None
+
+
+def _is(target: Target, found: Served) -> bool:
+    told = (
+        (target.revision, found.revision),
+        (target.digest, found.weights_digest),
+        (target.precision, found.precision),
+    )
+    return target.name == found.model and all(wanted in {None, has} for wanted, has in told)
+
+
+def check_model(call: Call, wanted: str | None, model: Served, field: str = "/model") -> None:
+    """Raises Problem where a caller wants a model that is neither served nor named by any command."""
+    if wanted in {None, DEFAULT, model.model} or wanted in call.bridge.control.routing.names(ModelKind.EMBEDDER):
+        return
+    error = {"field": field, "expected": f"{model.model}, or no model at all", "reason": "model_not_found"}
+    raise Problem(Kind.NOT_FOUND, f"no such model is served; {model.model} is", errors=[error])
 
 
 def switching() -> Problem:

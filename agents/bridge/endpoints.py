@@ -38,6 +38,7 @@ EmbedCall = Annotated[Call, _call(Scope.EMBED)]
 ScoreCall = Annotated[Call, _call(Scope.SCORE)]
 ModelsCall = Annotated[Call, _call(Scope.MODELS)]
 ReplayCall = Annotated[Call, _call(Scope.REPLAY)]
+AdminCall = Annotated[Call, _call(Scope.ADMIN)]
 DeadLettersCall = Annotated[Call, _call(Scope.DEAD_LETTERS)]
 
 IfNoneMatch = Annotated[str | None, Header(description="ETag of an answer that is known already.")]

@@ -9,7 +9,9 @@ MAX_ITEMS = 2048
 
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)]
-ModelName = Annotated[str | None, Field(description="Name of the model, as /v1/models tells it; null: what is served.")]
+ModelName = Annotated[
+    str | None, Field(description="Name or alias of a model, as /v1/models tells it; null: the default.")
+]
 Dimensions = Annotated[
     int | None,
     Field(ge=1, le=65_536, description="Leading dimensions to keep, rescaled to unit length; null: all."),

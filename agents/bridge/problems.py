@@ -67,6 +67,9 @@ class Kind(Enum):
     REFUSED = Entry(
         "refused-sentences", 422, "Some sentences were refused", "`errors` names each and why; none was answered."
     )
+    REFUSED_DECISION = Entry(
+        "decision-not-possible", 409, "The alias is in no state for this", "`detail` says why; nothing was changed."
+    )
     KEY_REUSED = Entry(
         "idempotency-key-reused", 422, "This Idempotency-Key is taken", "It was used for another body: take a new one."
     )

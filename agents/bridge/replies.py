@@ -63,6 +63,8 @@ class _Asking:
     """What one call of `ask` waits for."""
 
     replies: list[Reply | None]
+    #: The model that its sentences ask for.
+    model: str | None
     missing: int
     done: asyncio.Future[None]
     #: Whether an answer shows that interactive callers would get one.
@@ -105,6 +107,8 @@ class Replies:
         self.hears = asyncio.Event()
         #: What the last answer said is served; None before the first.
         self.served: Served | None = None
+        #: The same for each model that was asked for by its name.
+        self.said: dict[str, Served] = {}
 
     async def run(self) -> None:
         """Listens and probes until it is cancelled; the publisher has started. Outages are waited out."""
@@ -141,8 +145,9 @@ class Replies:
         self, sentences: Sequence[Sentence], deadline: float, trace: bytes | None, topic: str | None = None
     ) -> list[Reply]:
         token, began = os.urandom(TOKEN), time.monotonic()
+        model = sentences[0].model if sentences else None
         done = asyncio.get_running_loop().create_future()
-        asking = _Asking([None] * len(sentences), len(sentences), done, proves=topic is None)
+        asking = _Asking([None] * len(sentences), model, len(sentences), done, proves=topic is None)
         self._asked[token] = asking
         published = False
         try:
@@ -242,10 +247,17 @@ class Replies:
             if reply is None:
                 self._metrics.replies.labels("unreadable").inc()
                 continue
-            self.served = reply.served
+            self._learn(asking.model, reply)
             if asking.proves and (reply.error is None or reply.error.reason != Expired.reason):  # too late is no proof
                 self._heard = time.monotonic()
             self._metrics.replies.labels("taken" if asking.settle(index, reply) else "repeated").inc()
+
+    def _learn(self, model: str | None, reply: Reply) -> None:
+        """Notes what is served; a refusal of one model names the default one."""
+        if model is None or reply.error is not None:
+            self.served = reply.served
+        else:
+            self.said[model] = reply.served
 
     def _ours(self, record: ConsumerRecord) -> tuple[_Asking, int, ConsumerRecord] | None:
         for name, value in record.headers:

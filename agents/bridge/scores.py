@@ -74,7 +74,7 @@ async def create_scores(question: ScoresRequest, call: ScoreCall) -> Response:
     texts, name = listed(question.input, "/input")
     await admit(call, texts, name)
     model = served(call)
-    check_model(question.model, model)
+    check_model(call, question.model, model)
     scorers = _known(question.scorers, model.scorers)
     overflow = Overflow(question.overflow)
     sentences = [

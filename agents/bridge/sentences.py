@@ -116,7 +116,7 @@ async def send_sentences(
 
 def _check(call: Call, question: SentencesRequest) -> None:
     if call.bridge.replies.served is not None:  # the stream takes sentences also while no worker is there
-        check_model(question.model, call.bridge.replies.served)
+        check_model(call, question.model, call.bridge.replies.served)
     if Scope.SCORE not in call.caller.scopes and any(sentence.scorers for sentence in question.sentences):
         raise Problem(Kind.FORBIDDEN, f"scorers need the scope {Scope.SCORE}")
 

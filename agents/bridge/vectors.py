@@ -1,13 +1,13 @@
 """From texts to vectors: those that are known, then those that a worker is asked for."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from agents.bridge.asking import Name, ask, check_model, served, switching
+from agents.bridge.asking import Name, ask, check_model, served, settled, switching
 from agents.bridge.calls import Call
 from agents.bridge.problems import invalid
 from schemas.records import Overflow, Reply, Sentence, Served
@@ -56,31 +56,37 @@ async def vectors(call: Call, texts: Sequence[str], wanted: Wanted, name: Name) 
     places: dict[str, int] = {}
     for index, text in enumerate(texts):
         places.setdefault(text, index)
+    check_model(call, wanted.model, served(call))
     for _ in range(2):
-        model = served(call)
-        size = _checked(wanted, model)
-        keys = {text: content_key(text, model.identity, size) for text in places}
-        known = await call.bridge.known.find(keys)
-        if wanted.overflow == "reject":
-            known = {text: vector for text, vector in known.items() if not vector.truncated}
+        model = settled(call, wanted.model)
+        known = await _known(call, places, wanted, model) if model else {}
         asked = [text for text in places if text not in known]
         if asked:
             sentences = [_sentence(call, places[text], text, wanted) for text in asked]
             replies = await ask(call, sentences, lambda n, asked=asked: name(places[asked[n]]))  # type: ignore[misc]
-            known |= call.bridge.known.learn(asked, replies, size)
-            if replies[0].served.identity != model.identity:
+            answered = replies[0].served
+            if known and model and answered.identity != model.identity:
+                call.bridge.known.learn(asked, replies, wanted.dimensions)
                 continue
+            known |= call.bridge.known.learn(asked, replies, wanted.dimensions)
+            model = answered
+        assert model is not None  # nothing is known without it
         call.note.fields.update(model=model.model, sentences=len(texts), cached=len(places) - len(asked))
-        return Found([known[text] for text in texts], [keys[text] for text in texts], model, size)
+        size = wanted.dimensions or model.dimensions
+        keys = [content_key(text, model.identity, size) for text in texts]
+        return Found([known[text] for text in texts], keys, model, size)
     raise switching()
 
 
-def _checked(wanted: Wanted, model: Served) -> int:
-    """Returns how many dimensions a vector gets; raises Problem where this model cannot do it."""
-    check_model(wanted.model, model)
-    if wanted.dimensions is not None and wanted.dimensions > model.dimensions:
+async def _known(call: Call, texts: Iterable[str], wanted: Wanted, model: Served) -> dict[str, Vector]:
+    """Returns what is known of these texts; raises Problem where this model cannot do what is wanted."""
+    size = wanted.dimensions or model.dimensions
+    if size > model.dimensions:
         raise invalid([{"field": "/dimensions", "expected": f"1 to {model.dimensions}"}])
-    return wanted.dimensions or model.dimensions
+    known = await call.bridge.known.find({text: content_key(text, model.identity, size) for text in texts})
+    if wanted.overflow == "reject":
+        return {text: vector for text, vector in known.items() if not vector.truncated}
+    return known
 
 
 def _sentence(call: Call, index: int, text: str, wanted: Wanted) -> Sentence:
@@ -112,12 +118,16 @@ class KnownVectors:
         rows = await self._cache.find_many([_row_key(key) for key in keys.values()])
         return {text: _vector(row) for text, row in zip(keys, rows, strict=True) if row is not None}
 
-    def learn(self, texts: Sequence[str], replies: Sequence[Reply], size: int) -> dict[str, Vector]:
-        """Keeps what workers answered, each under the model that made it; returns text -> vector."""
+    def learn(self, texts: Sequence[str], replies: Sequence[Reply], dimensions: int | None) -> dict[str, Vector]:
+        """Keeps what workers answered, each under the model that made it; returns text -> vector.
+
+        `dimensions` are those that were asked for; None: all of the model's.
+        """
         learnt, rows = {}, {}
         for text, reply in zip(texts, replies, strict=True):
             if (made := reply.embedding) is not None:
                 learnt[text] = Vector(made.vector, made.token_count, made.truncated)
+                size = dimensions or reply.served.dimensions
                 rows[_row_key(content_key(text, reply.served.identity, size))] = _row(learnt[text])
         if self._cache is not None:
             self._cache.remember(rows)

@@ -154,6 +154,13 @@ class Routing:
         state = self.states.get((kind, alias))
         return None if state is None else chosen(state, sentence_id)
 
+    def names(self, kind: ModelKind) -> frozenset[str]:
+        """Everything that a sentence may ask for by name, as far as commands say: aliases, and what they name."""
+        states = [state for state in self.states.values() if state.kind is kind]
+        targets = [each for state in states for each in (state.active, state.previous, state.shadow, state.trial)]
+        aliases = {state.alias for state in states}
+        return frozenset(aliases | {target.name for target in targets if target is not None})
+
     def targets(self, kind: ModelKind) -> frozenset[Target]:
         """Everything that has to be at hand to answer now."""
         states = [state for state in self.states.values() if state.kind is kind]
