@@ -158,9 +158,32 @@ MODELS = [
         "Processes that serve a model",
         "short",
         {
-            "{{model}} {{revision}} {{precision}}": "count by (model, revision, precision) (streams_model_info)",
+            "{{alias}} {{model}} {{revision}} {{precision}}": (
+                "count by (alias, model, revision, precision) (streams_model_info)"
+            ),
         },
-        "More than one line for longer than a rollout: vectors of two models do not compare.",
+        "More than one line of an alias for longer than a switch: vectors of two models do not compare.",
+    ),
+    Panel(
+        "Models loaded, and loads that failed",
+        "short",
+        {"{{model}} {{outcome}}": "sum by (model, outcome) (increase(streams_model_loads_total[$__rate_interval]))"},
+        "A model that cannot be loaded changes nothing; it is tried again, and an alert says why.",
+    ),
+    Panel(
+        "Shadows: sentences a second",
+        "short",
+        {"{{model}} {{outcome}}": "sum by (model, outcome) (rate(streams_shadow_records_total[$__rate_interval]))"},
+        "What a model would have answered, for nobody to see; skipped: it was too slow for all of it.",
+    ),
+    Panel(
+        "Shadows: seconds a batch, p99",
+        "s",
+        {
+            "{{model}}": (
+                "histogram_quantile(0.99, sum by (le, model) (rate(streams_shadow_seconds_bucket[$__rate_interval])))"
+            ),
+        },
     ),
     Panel(
         "Tokens a second of a busy process",

@@ -219,8 +219,12 @@ class Pool:
                 log.info("model-switched", model=active.identity.name, revision=active.identity.revision)
             self._default = active
             self._tell_swapped(active)
-        served = {model.identity for route in routes.values() for model in _answering(route)}
-        self._metrics.serving((each.name, each.revision, each.digest, each.precision) for each in served)
+        served = {state.alias: routes[state.alias].active for state in self._states()}
+        self._metrics.serving(
+            (alias, model.identity.name, model.identity.revision, model.identity.digest, model.identity.precision)
+            for alias, model in served.items()
+            if model is not None
+        )
 
     # -- loading ----------------------------------------------------------------------------------------------
 

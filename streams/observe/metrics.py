@@ -155,8 +155,8 @@ class Metrics:
         )
         self.model = Gauge(
             "streams_model_info",
-            "1 for each model that is served.",
-            ["model", "revision", "digest", "precision"],
+            "1 for the model that an alias stands for.",
+            ["alias", "model", "revision", "digest", "precision"],
             registry=self.registry,
         )
         self.model_loads = Counter(
@@ -177,8 +177,8 @@ class Metrics:
         )
         self._serving: frozenset[tuple[str, ...]] = frozenset()
 
-    def serving(self, models: Iterable[tuple[str, str, str, str]]) -> None:
-        """Notes what is served: name, revision, digest and precision of each model."""
+    def serving(self, models: Iterable[tuple[str, str, str, str, str]]) -> None:
+        """Notes what is served: alias, and name, revision, digest and precision of its model."""
         now = frozenset(models)
         for gone in self._serving - now:
             self.model.remove(*gone)

@@ -226,7 +226,9 @@ def test_metrics_name_what_is_served() -> None:
         pool.follow(Routing().apply(activate(FRESH, SECOND, WHY)))
         soon(lambda: name(pool) == "deterministic:2")
         (family,) = metrics.model.collect()
-        assert {sample.labels["model"] for sample in family.samples} == {"deterministic", "deterministic:2"}
+        assert [(sample.labels["alias"], sample.labels["model"]) for sample in family.samples] == [
+            ("default", "deterministic:2")
+        ]
         assert (
             metrics.registry.get_sample_value(
                 "streams_model_loads_total", {"model": "deterministic:2", "outcome": "loaded"}
