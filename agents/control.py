@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 
 from schemas.codec import Codec
@@ -44,12 +44,11 @@ class Control:
 
         Raises BrokerUnavailable where no broker answers.
         """
-        consumer = self._consumer()
-        await self._connect(consumer)
         try:
-            self.routing = await self._read(consumer)
-        finally:
-            await consumer.stop()
+            async with self._reading() as (_, self.routing):
+                pass
+        except KafkaError as error:
+            raise BrokerUnavailable(str(error) or repr(error)) from error
         task = asyncio.get_running_loop().create_task(self.follow(changed))
         try:
             yield self.routing
@@ -57,27 +56,17 @@ class Control:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _connect(self, consumer: AIOKafkaConsumer) -> None:
-        try:
-            await consumer.start()
-        except KafkaConnectionError as error:
-            await consumer.stop()
-            raise BrokerUnavailable(str(error)) from error
-
     async def follow(self, changed: Callable[[Routing], None]) -> None:
         """Tells `changed` of every new Routing until it is cancelled; outages are waited out."""
         while True:
-            consumer = self._consumer()
             try:
-                await consumer.start()
-                # From the beginning: what came during an outage may be all that is left of an alias.
-                self._apply(await self._read(consumer), changed)
-                while consumer.assignment():
-                    self._apply(self._after(self.routing, await consumer.getmany(timeout_ms=1000)), changed)
+                # All of it anew: what came during an outage may be all that is left of an alias.
+                async with self._reading() as (consumer, routing):
+                    self._apply(routing, changed)
+                    while consumer.assignment():
+                        self._apply(self._after(self.routing, await consumer.getmany(timeout_ms=1000)), changed)
             except (KafkaError, Retry) as error:
                 log.warning("models-unavailable", topic=self._topic, error=str(error) or repr(error))
-            finally:
-                await consumer.stop()
             await asyncio.sleep(AGAIN)
 
     def _apply(self, routing: Routing, changed: Callable[[Routing], None]) -> None:
@@ -85,8 +74,11 @@ class Control:
             self.routing = routing
             changed(routing)
 
-    def _consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[tuple[AIOKafkaConsumer, Routing]]:
+        """Yields a consumer at the end of the topic, and what it has read; nothing where there is no such topic."""
+        consumer = AIOKafkaConsumer(
+            self._topic,
             **self._connection,
             group_id=None,
             enable_auto_commit=False,
@@ -94,18 +86,20 @@ class Control:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
+        try:
+            yield consumer, await self._read(consumer)
+        finally:
+            await asyncio.sleep(0)  # a consumer whose tasks have not begun yet cannot be stopped
+            await consumer.stop()
 
     async def _read(self, consumer: AIOKafkaConsumer) -> Routing:
-        """All that the topic holds now; nothing where there is no such topic."""
-        numbers = consumer.partitions_for_topic(self._topic)
-        if not numbers:
+        try:
+            await consumer.start()
+        except UnknownTopicOrPartitionError:
             log.warning("no-models-topic", topic=self._topic, advice="run `sentence-streams provision`")
             return Routing()
-        partitions = [TopicPartition(self._topic, number) for number in numbers]
-        consumer.assign(partitions)
+        partitions, routing = list(consumer.assignment()), Routing()
         ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        routing = Routing()
         while any([await consumer.position(each) < ends[each] for each in partitions]):
             routing = self._after(routing, await consumer.getmany(timeout_ms=200))
         return routing
