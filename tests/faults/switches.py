@@ -10,7 +10,7 @@ import numpy as np
 from agents import switching
 from schemas.codec import Codec
 from schemas.records import Embedding
-from streams.embedding.identity import embedding_id
+from streams.embedding.identity import embedding_id, manner
 from streams.models import routing
 from streams.testing import DeterministicEmbedder
 from tests.faults.scene import Outcome, Scene, Size
@@ -76,7 +76,9 @@ def _assert_true(found: list[Embedding]) -> None:
         for embedding, vector, text in zip(ours, vectors, texts, strict=True):
             assert np.array_equal(embedding.vector, vector), f"{embedding.sentence_id} is not of {name}"
             assert embedding.weights_digest == model.identity.digest
-            assert embedding.id == embedding_id(embedding.sentence_id, text, model.identity, embedding.dimensions)
+            assert embedding.id == embedding_id(
+                embedding.sentence_id, text, manner(model.identity, embedding.dimensions)
+            )
 
 
 def _slowest(began: list[tuple[str, float]], found: list[Embedding]) -> str:
