@@ -161,6 +161,8 @@ class Served:
     #: Names everything besides the text that decides a vector, see `streams.embedding.identity`.
     identity: str
     scorers: tuple[str, ...] = ()
+    #: Those that a sentence with a query may ask for.
+    rerankers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from agents.bridge import (
     models,
     problems,
     replays,
+    rerank,
     results,
     scores,
     sentences,
@@ -173,7 +174,8 @@ def application(before: Sequence[Middleware] = ()) -> FastAPI:
     app.add_exception_handler(HungUp, _hung_up)
     for missing in (StoreUnavailable, objects.StoreUnavailable, DatabaseUnavailable, OtherSchema):
         app.add_exception_handler(missing, _store_unavailable)
-    for endpoints in (embeddings, scores, sentences, results, models, replays, dead_letters, files, batches, health):
+    asking = (embeddings, scores, rerank, sentences, results)
+    for endpoints in (*asking, models, replays, dead_letters, files, batches, health):
         # Not `include_router`: it would match every path twice, and hide the routes in it from whoever asks for them.
         app.router.routes.extend(endpoints.router.routes)
     return app

@@ -34,7 +34,8 @@ class Model:
             dimensions=identity.dimensions,
             max_tokens=identity.max_tokens,
             identity=self.key,
-            scorers=tuple(scorers),
+            scorers=tuple(name for name, scorer in scorers.items() if scorer.needs != "pair"),
+            rerankers=tuple(name for name, scorer in scorers.items() if scorer.needs == "pair"),
         )
 
 

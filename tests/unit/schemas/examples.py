@@ -83,6 +83,7 @@ SERVED = Served(
     max_tokens=256,
     identity="1f2e",
     scorers=("topic", "mood"),
+    rerankers=("rerank",),
 )
 REPLY = Reply(
     correlation_id=b"\x00\xffc-1",
@@ -213,6 +214,7 @@ served = st.builds(
     max_tokens=_int,
     identity=_text,
     scorers=_names,
+    rerankers=_names,
 )
 replies = st.builds(
     Reply,
