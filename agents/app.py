@@ -115,6 +115,8 @@ class Worker:
             tracing=self._tracing,
             tell=self.alerts.tell,
         )
+        #: Publishes what is nobody's result.
+        self.publish = self._publisher.publish
         self.app = _app(settings, group, self.pipeline, metrics, link)
         self.app.publisher = self._publisher
         for lane in lanes:

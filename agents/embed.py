@@ -12,7 +12,7 @@ import structlog
 from agents.app import Worker
 from agents.clients import codec, connection
 from agents.control import Control
-from agents.quality import Watch, guard
+from agents.quality import Watch
 from schemas.codec import Codec
 from schemas.records import Severity, Target
 from streams import topics
@@ -26,6 +26,7 @@ from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
 from streams.models import catalog
 from streams.models.pool import Pool
+from streams.models.routing import Routing
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
 from streams.scoring.loader import load_scorers, read_fallbacks
@@ -129,17 +130,25 @@ async def serve(settings: Settings, embedder: Embedder | None = None) -> None:
         pool = Pool(
             own(settings), loader(settings), settings.models_bytes, metrics, failed=told.failed, swapped=told.swapped
         )
-        async with control.following(pool.follow) as routing:
+        watch = Watch(settings, metrics, configured_fallbacks(settings))
+
+        def follow(routing: Routing) -> None:
+            pool.follow(routing)
+            watch.follow(routing)
+
+        async with control.following(follow) as routing:
+            watch.follow(routing)
             await asyncio.to_thread(pool.start, routing, Model(embedder) if embedder else None)
             with closing(pool):
-                await _serve(settings, records, pool, metrics, told)
+                await _serve(settings, records, pool, metrics, told, watch, control)
 
 
-async def _serve(settings: Settings, records: Codec, pool: Pool, metrics: Metrics, told: Told) -> None:
-    cache, watch = open_cache(settings, metrics), Watch()
+async def _serve(
+    settings: Settings, records: Codec, pool: Pool, metrics: Metrics, told: Told, watch: Watch, control: Control
+) -> None:
+    cache = open_cache(settings, metrics)
     with closing(cache) if cache else nullcontext():
-        judge = guard(settings, metrics, configured_fallbacks(settings), watch)
-        replies = Replies(records, topics.for_replies(settings), pool, judge)
+        replies = Replies(records, topics.for_replies(settings), pool, watch.guard)
         stage = EmbedStage(
             pool,
             records,
@@ -151,6 +160,6 @@ async def _serve(settings: Settings, records: Codec, pool: Pool, metrics: Metric
         )
         budget, lanes = pool.default.embedder.token_budget, topics.lanes(settings)
         worker = Worker(settings, group(settings), lanes, stage, records, metrics, budget, replies)
-        watch.tell = worker.alerts.tell
+        watch.to(worker.alerts.tell, control, records, worker.publish)
         told.to(worker)
         await worker.run()

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,11 +15,13 @@ from agents.clients import broker, codec, connection, request_topics
 from agents.console import CONSOLE, Voice, plural, print_json, remark
 from schemas.codec import Codec
 from schemas.errors import StreamsError
+from schemas.records import ModelKind
 from streams import topics
 from streams.brokers.admin import provision
 from streams.embedding.model import Model, OneModel
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
+from streams.models.routing import Routing
 from streams.ranges import BEGINNING, END, PATIENCE, Range, Ranges, UnknownTopic, lag, resolve, scan, size
 from streams.records import Record, TopicPartition
 from streams.replay import Counts, InProcess, Plan, Selection, Yielding, copier, following, survey
@@ -196,10 +198,13 @@ def _nothing() -> None:
 def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -> Convert:
     if job.rescore:
         from agents.score import BATCH, configured
+        from agents.switching import read
 
+        scorers = configured(settings)
+        _check_trusted(scorers, asyncio.run(read(settings, coder)))
         quarantined = asyncio.run(_quarantined(settings, admin))
         scoring = ScoreStage(
-            configured(settings),
+            scorers,
             coder,
             settings.topic_scores,
             settings.topic_quarantine,
@@ -215,6 +220,14 @@ def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -
     _provide(settings, admin, job.output)
     stage = EmbedStage(OneModel(Model(embedder)), coder, job.output, publish_text=settings.publish_text)
     return InProcess(stage, settings.token_budget or embedder.token_budget)
+
+
+def _check_trusted(scorers: Iterable[str], routing: Routing) -> None:
+    """Raises NotForReplay where a scorer is quarantined: its scores are for nobody until a person resumes it."""
+    for name in scorers:
+        if (state := routing.state(ModelKind.SCORER, name)).quarantined:
+            how = f"`sentence-streams models resume scorer:{name} --why ...` first, or configure it no more"
+            raise NotForReplay(f"scorer {name} is quarantined ({state.reason}): {how}")
 
 
 async def _quarantined(settings: Settings, admin: AdminClient) -> set[bytes]:

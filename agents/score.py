@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from agents.app import Worker
-from agents.clients import codec
+from agents.clients import codec, connection
+from agents.control import Control
 from agents.embed import checked_embedder, configured_fallbacks, configured_scorers
-from agents.quality import Watch, guard
+from agents.quality import Watch
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
@@ -33,12 +34,15 @@ def configured(settings: Settings) -> dict[str, Scorer]:
 async def serve(
     settings: Settings, scorers: dict[str, Scorer], fallbacks: Mapping[str, Fallback] = MappingProxyType({})
 ) -> None:
-    """Joins its own group on the embeddings and scores until SIGTERM."""
+    """Joins its own group on the embeddings and scores until SIGTERM; what is quarantined, sentence.models says."""
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
-    metrics, watch = Metrics(), Watch()
+    metrics = Metrics()
+    watch = Watch(settings, metrics, fallbacks)
     with codec(settings) as records:
-        judge = guard(settings, metrics, fallbacks, watch)
-        stage = ScoreStage(scorers, records, settings.topic_scores, settings.topic_quarantine, judge)
-        worker = Worker(settings, f"{settings.group}-score", [lane], stage, records, metrics, BATCH)
-        watch.tell = worker.alerts.tell
-        await worker.run()
+        control = Control(settings, connection(settings), records)
+        async with control.following(watch.follow) as routing:
+            watch.follow(routing)
+            stage = ScoreStage(scorers, records, settings.topic_scores, settings.topic_quarantine, watch.guard)
+            worker = Worker(settings, f"{settings.group}-score", [lane], stage, records, metrics, BATCH)
+            watch.to(worker.alerts.tell, control, records, worker.publish)
+            await worker.run()

@@ -66,6 +66,7 @@ class Event:
     version: str
     severity: Severity
     message: str
+    reason: str
     figures: Mapping[str, float]
 
 
@@ -194,8 +195,10 @@ class Guard:
             return
         self._held.own[name] = why
         self._metrics.scorer_quarantined.labels(name).set(1)
-        message = f"scorer {name} is quarantined: {why}; `sentence-streams models resume {name}` ends it"
-        self._tell(Event("scorer-quarantined", name, scorer.version, Severity.CRITICAL, message, figures))
+        message = (
+            f"scorer {name} is quarantined: {why}; `sentence-streams models resume scorer:{name} --why ...` ends it"
+        )
+        self._tell(Event("scorer-quarantined", name, scorer.version, Severity.CRITICAL, message, why, figures))
 
     def _tell_drift(self, scorer: Scorer, report: Report) -> None:
         what = {
@@ -205,7 +208,8 @@ class Guard:
         }[report.band]
         message = f"scorer {scorer.name} {what}"
         severity = SEVERITIES[report.band]
-        self._tell(Event("scorer-drift", scorer.name, scorer.version, severity, message, _figures(report)))
+        version, reason = scorer.version, report.reason
+        self._tell(Event("scorer-drift", scorer.name, version, severity, message, reason, _figures(report)))
 
     def _measure(self, scorer: Scorer, report: Report) -> None:
         names, metrics = (scorer.name, scorer.version), self._metrics

@@ -174,7 +174,7 @@ def test_scores_in_a_row_that_are_none_trip_the_switch() -> None:
     [score] = scene.scores(scorer, "nan")
     assert score.reason == "quarantined: 5 scores in a row were none: not a number"
     assert [event.kind for event in scene.events] == ["scorer-quarantined"]
-    assert "models resume fixed" in scene.events[0].message
+    assert "models resume scorer:fixed" in scene.events[0].message
 
 
 def test_a_share_of_a_window_trips_the_switch() -> None:
