@@ -75,10 +75,10 @@ def test_without_a_baseline_the_first_window_becomes_it() -> None:
 
 
 def test_a_scorer_that_says_the_same_of_everything_is_poor() -> None:
-    """Unless its baseline did, too."""
+    """But for the noise of a sum; unless its baseline did, too."""
     random = np.random.default_rng(1)
     usual, stuck = drawn(random, 1000), drawn(random, 1000)
-    stuck.values[:] = 0.5
+    stuck.values[:] = 0.5 + random.normal(scale=1e-8, size=stuck.values.shape)
     report = window(Monitor(LIMITS, Reference.of(usual), 0), stuck)
     assert (report.band, report.reason) == (Band.POOR, "constant: 1000 sentences had the same scores")
     assert window(Monitor(LIMITS, Reference.of(stuck), 0), stuck).band is Band.GOOD
