@@ -8,7 +8,6 @@ import numpy as np
 
 from streams.scoring.drift import Counts, Reference, Sample, Values, count, psi
 
-
 #: A batch of another size may sum in another order: float32 has about seven digits.
 _NOISE = 1e-6
 

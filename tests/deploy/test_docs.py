@@ -6,7 +6,7 @@ import pytest
 
 from tests.deploy.manifests import ROOT
 
-PAGES = ("operations", "runbooks", "cost")
+PAGES = ("operations", "runbooks", "cost", "scoring")
 
 
 def anchors(text: str) -> set[str]:
