@@ -9,6 +9,7 @@ from agents.clients import codec, connection
 from agents.control import Control
 from agents.embed import checked_embedder, configured_fallbacks, configured_scorers
 from agents.quality import Watch
+from agents.scorers import followed
 from streams.lanes import Lane, LaneName
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
@@ -23,7 +24,12 @@ BATCH = 256
 def score(settings: Settings) -> None:
     """Scores until it is told to leave; raises StreamsError where it cannot start."""
     scorers, fallbacks = configured(settings), configured_fallbacks(settings)
-    asyncio.run(serve(settings, scorers, fallbacks))
+    asyncio.run(_following(settings, scorers, fallbacks))
+
+
+async def _following(settings: Settings, scorers: Mapping[str, Scorer], fallbacks: Mapping[str, Fallback]) -> None:
+    async with followed(settings, scorers) as pool:
+        await serve(settings, pool, fallbacks)
 
 
 def configured(settings: Settings) -> dict[str, Scorer]:
@@ -32,7 +38,7 @@ def configured(settings: Settings) -> dict[str, Scorer]:
 
 
 async def serve(
-    settings: Settings, scorers: dict[str, Scorer], fallbacks: Mapping[str, Fallback] = MappingProxyType({})
+    settings: Settings, scorers: Mapping[str, Scorer], fallbacks: Mapping[str, Fallback] = MappingProxyType({})
 ) -> None:
     """Joins its own group on the embeddings and scores until SIGTERM; what is quarantined, sentence.models says."""
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)

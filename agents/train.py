@@ -14,8 +14,9 @@ from agents.app import Worker
 from agents.clients import broker, codec, connection
 from agents.console import CONSOLE, Voice, plural, print_json, remark
 from agents.embed import checked_embedder
+from agents.switching import read as commands
 from schemas.errors import StreamsError
-from schemas.records import TrainingRequest
+from schemas.records import ModelKind, TrainingRequest
 from streams.cache import open_cache
 from streams.lanes import Lane, LaneName
 from streams.models.artifacts import ArtifactStore
@@ -96,15 +97,15 @@ def vectoriser(settings: Settings) -> Iterator[Vectoriser]:
 
 
 def in_service(settings: Settings, scorer: str) -> str | None:
-    """The digest of a scorer's version in service, as the catalog knows; None where there is none."""
+    """The digest of a scorer's version in service; None where there is none, or nobody can be asked."""
     try:
-        with closing(Catalog.open(settings.database_url).database) as database:
-            changes = Catalog(database).activations(scorer, 1)
+        broker(settings)
+        with codec(settings) as coder:
+            active = asyncio.run(commands(settings, coder)).state(ModelKind.SCORER, scorer).active
     except StreamsError as error:
         remark(f"not compared with the version in service: {error}")
         return None
-    active = changes[0]["state"].get("active") if changes else None
-    return active["source"] if active else None
+    return active.source if active else None
 
 
 def note(settings: Settings, scorer: str, outcome: Outcome) -> None:
