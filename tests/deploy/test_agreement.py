@@ -18,7 +18,7 @@ from streams.topics import lanes
 from tests.deploy.manifests import Manifest, built, environment, of_kind
 
 OVERLAYS = ("k8s/overlays/production", "k8s/overlays/dev")
-WORKLOADS = ("worker", "worker-replay", "score", "bridge")
+WORKLOADS = ("worker", "worker-replay", "score", "trainer", "bridge")
 RUNS = [*WORKLOADS, "provision", "migrate", "re-score"]
 MOUNT = "/run/secrets"
 
@@ -133,7 +133,7 @@ def test_a_pod_may_finish_what_is_in_flight(
     assert pods(folder)[component]["terminationGracePeriodSeconds"] >= 2 * found.drain_timeout + 10
 
 
-@pytest.mark.parametrize("component", ["worker", "worker-replay", "score"])
+@pytest.mark.parametrize("component", ["worker", "worker-replay", "score", "trainer"])
 def test_the_model_has_the_processors_the_pod_asks_for(component: str) -> None:
     """Without a CPU limit it would see the whole node's and start a thread for each."""
     cpu = container(OVERLAYS[0], component)["resources"]["requests"]["cpu"]
@@ -167,11 +167,13 @@ def test_keda_watches_what_the_pods_read(folder: str, monkeypatch: pytest.Monkey
     """Brokers, topics and groups of the triggers are those of the settings of the pods they scale."""
     watched = {(name, trigger["topic"], trigger["consumerGroup"]) for name, trigger in kafka_triggers(folder)}
     read = set()
-    for component in ("worker", "worker-replay", "score"):
+    for component in ("worker", "worker-replay", "score", "trainer"):
         with monkeypatch.context() as alone:
             found = settings(folder, component, alone, tmp_path)
         if component == "score":
             read.add((component, found.topic_embeddings, f"{found.group}-score"))
+        elif component == "trainer":
+            read.add((component, found.topic_training, f"{found.group}-train"))
         else:
             read |= {(component, lane.topic, group(found)) for lane in lanes(found)}
         assert all(trigger["bootstrapServers"] == found.bootstrap_servers for _, trigger in kafka_triggers(folder))

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import typer
 import yaml
 
+from agents import cli
 from tests.deploy import tools
 from tests.deploy.manifests import KUBERNETES, ROOT, Manifest, built, of_kind, program, rendered
 from tests.support.java import Unavailable
@@ -22,7 +24,7 @@ PARTS = tuple(
     if path.parent.name != "base"
 )
 #: What an overlay may add to itself, beside what production has; its model comes from one place.
-COMPONENTS = ("keda/drain-time", "k8s/components/istio-sidecar")
+COMPONENTS = ("keda/drain-time", "k8s/components/istio-sidecar", "k8s/components/batches")
 MODELS = ("k8s/components/model-volume", "k8s/components/model-fetch")
 #: Group of a custom resource -> the project whose definitions describe it.
 PROJECTS = {
@@ -114,6 +116,10 @@ def test_every_component_fits_onto_production(models: str, tmp_path: Path) -> No
     worker_pod = pods["sentence-streams-worker"]["spec"]
     assert "models" in {volume["name"] for volume in worker_pod["volumes"]}
     assert {"name": "models", "mountPath": "/models", "readOnly": True} in worker_pod["containers"][0]["volumeMounts"]
+    (batch,) = of_kind("CronJob", manifests)["sentence-streams-batch"]["spec"]["jobTemplate"]["spec"]["template"][
+        "spec"
+    ]["containers"]
+    assert batch["args"][0] in typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert of_kind("NetworkPolicy", manifests)["model-hub"]["spec"]["policyTypes"] == ["Egress"]
 
 

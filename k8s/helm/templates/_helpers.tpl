@@ -20,6 +20,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end }}
 
+{{- /* The image with torch and scikit-learn. */ -}}
+{{- define "image.full" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .fullDigest }}@{{ .fullDigest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}-full{{ end }}
+{{- end -}}
+{{- end }}
+
 {{- define "config" -}}
 {{- range $name, $value := .Values.config }}
 {{ $name }}: {{ $value | quote }}
@@ -53,7 +60,6 @@ securityContext:
 {{- /* What all containers have in common. */ -}}
 {{- define "container" -}}
 name: sentence-streams
-image: {{ include "image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
@@ -114,6 +120,7 @@ spec:
       {{- include "pod" $root | nindent 6 }}
       containers:
         - {{- include "container" $root | nindent 10 }}
+          image: {{ include "image" $root }}
           resources:
             requests: {cpu: 100m, memory: 256Mi, ephemeral-storage: 64Mi}
             limits: {memory: 256Mi, ephemeral-storage: 512Mi}
