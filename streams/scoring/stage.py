@@ -44,11 +44,13 @@ class ScoreStage:
         quarantine: str,
         judge: Judge = TRUSTING,
         settles: Callable[[bytes], bool] = lambda _key: False,
+        by_model: Callable[[str], Mapping[str, Scorer]] | None = None,
     ) -> None:
         """`topic` takes the scores, and `quarantine` those that `judge` keeps from subscribers.
 
         An embedding that names no scorer gets every one of `scorers`. `settles(key)` says whether a score of this key
-        lies in quarantine, so that the new one is to end that.
+        lies in quarantine, so that the new one is to end that. `by_model(digest)` gives the scorers of a model by the
+        digest of its weights, where there are several, or raises Retry; else `scorers` are all there are.
         """
         self._scorers = scorers
         self._codec = codec
@@ -56,6 +58,7 @@ class ScoreStage:
         self._quarantine = quarantine
         self._judge = judge
         self._settles = settles
+        self._by_model = by_model or (lambda _digest: scorers)
 
     def prepare(self, records: Sequence[Record]) -> list[ScoreWork | list[Outgoing] | Reject]:
         """Decodes each embedding and looks up its scorers; a tombstone deletes every score of its key."""
@@ -67,16 +70,13 @@ class ScoreStage:
             if record.value is None:
                 return self._tombstones(record, request)
             embedding = self._codec.decode(Embedding, record.value, record.headers)
-            scorers = chosen(self._scorers, embedding.scorers or self._for_all(embedding))
+            known = self._by_model(embedding.weights_digest)
+            scorers = chosen(known, embedding.scorers or _for_all(known, embedding))
             subject = Subject(embedding, embedding.text, scorers, embedding.query)
             subject.check()
         except Reject as error:
             return error
         return ScoreWork(record, request, subject)
-
-    def _for_all(self, embedding: Embedding) -> list[str]:
-        """The scorers of an embedding that names none: those of pairs only where it has a query."""
-        return [name for name, scorer in self._scorers.items() if scorer.needs != "pair" or embedding.query is not None]
 
     def _tombstones(self, record: Record, request: RequestHeaders) -> list[Outgoing]:
         if record.key is None:
@@ -104,6 +104,11 @@ class ScoreStage:
     def failed(self, error: Exception) -> Reject:
         """Names an exception of a scorer on one embedding."""
         return failure(error)
+
+
+def _for_all(scorers: Mapping[str, Scorer], embedding: Embedding) -> list[str]:
+    """The scorers of an embedding that names none: those of pairs only where it has a query."""
+    return [name for name, scorer in scorers.items() if scorer.needs != "pair" or embedding.query is not None]
 
 
 def score_key(key: bytes, scorer: str) -> bytes:

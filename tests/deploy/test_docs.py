@@ -6,7 +6,7 @@ import pytest
 
 from tests.deploy.manifests import ROOT
 
-PAGES = ("operations", "runbooks", "cost", "scoring")
+PAGES = ("operations", "runbooks", "cost", "scoring", "switching")
 
 
 def anchors(text: str) -> set[str]:

@@ -131,6 +131,27 @@ def test_a_model_that_cannot_be_loaded_is_an_alert_and_no_outage(kafka: HasBroke
         worker.stop()
 
 
+def test_scorers_follow_the_embedder(kafka: HasBrokers, tmp_path: Path) -> None:
+    """Each embedding is scored by scorers whose examples its own model embedded, before a switch and after it."""
+    with Stream(kafka.bootstrap_servers, tmp_path) as stream:
+        worker, scorer = stream.start("worker").ready(), stream.start("score").ready()
+        stream.send([{"value": encoded(1)}])
+        stream.finish()
+        models(stream, "activate", SECOND, "--why", "a test")
+        wait_until(lambda: SECOND in str(worker.metrics()), "the worker serves the second model")
+        stream.send([{"value": encoded(2)}])
+        stream.finish()
+        stream.finish_scores()
+        assert {(score.sentence_id, score.model) for _, score in stream.scores()} == {
+            ("s-1", "deterministic"),
+            ("s-2", SECOND),
+        }
+        assert len({score.scorer_version for _, score in stream.scores()}) == 2
+        assert not stream.dead_letters()
+        for program in (worker, scorer):
+            program.stop()
+
+
 @pytest.mark.parametrize("arguments", [("rollback",), ("resume",)], ids=lambda arguments: str(arguments[0]))
 def test_what_cannot_be_done_is_said(kafka: HasBrokers, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """One line, and exit code 1."""
