@@ -2,9 +2,9 @@
 
 Admission knows how much the stream can do. What the bridge itself can do shows on its event loop: where hundreds of
 requests wait for their turn there, Kafka's receipts and replies wait among them, until nothing is answered any more. So
-a timer says how late the loop is, and what comes while it is too late gets a 429 from the connection itself (`wire`),
-for a twentieth of the time that an answer takes. One large request makes the loop late, too: the door shuts only where
-it stays late, and then only as long as it is late at that moment.
+a timer says how late the loop is, and while it stays late a few requests pass each time the timer has its turn: all
+others get a 429 from the connection itself (`wire`), for a twentieth of the time that an answer takes. So a turn of the
+loop is short, and has work in it, however many come. One large request, which makes the loop late once, is no reason.
 
 These refusals are counted like all others; the log has one line a second for them. Pages of other origins cannot read
 them: CORS headers are the application's.
@@ -25,8 +25,11 @@ from agents.bridge.problems import Kind, Problem, respond
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks, that the loop may be late, that it may stay so, and after which it is all right again.
-LOOK, LATE, PATIENCE, CALM = 0.005, 0.015, 0.5, 1.0
+#: Seconds between two looks, that the loop may be late (hundreds of requests wait then), that it may stay so, and
+#: without a refusal after which it is all right again.
+LOOK, LATE, PATIENCE, CALM = 0.005, 0.3, 0.5, 1.0
+#: Requests that pass between two looks when that was so: some 15 ms of work.
+ROOM = 16
 #: Seconds between two lines of the log.
 TELL = 1.0
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -41,10 +44,12 @@ class Lateness:
         self._clock = clock
         self._due, self._ends = float("inf"), float("-inf")
         self._since: float | None = None
+        self._room = ROOM
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Looks from now on, on the running loop."""
+        self._room = ROOM
         self._due = self._clock() + LOOK
         self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
@@ -54,18 +59,20 @@ class Lateness:
         if self._timer is not None:
             self._timer.cancel()
 
-    @property
-    def too_late(self) -> bool:
-        """Whether the loop is late at this moment, and was so for a while."""
+    def full(self) -> bool:
+        """Whether the loop stays late, and what may pass until the next look has passed; False lets one more pass."""
         now = self._clock()
-        return now - self._due > LATE and (now < self._ends or self._lasts(now))
+        if now >= self._ends and not (now - self._due > LATE and self._lasts(now)):
+            return False
+        self._room -= 1
+        return self._room < 0
 
     def _look(self) -> None:
         now = self._clock()
-        if now - self._due <= LATE:
-            self._since = None
-        elif now < self._ends or self._lasts(now):
+        if self._room < 0 or (now - self._due > LATE and self._lasts(now)):
             self._ends = now + CALM
+        elif now - self._due <= LATE:
+            self._since = None
         else:
             self._since = self._since or self._due
         self.start()
@@ -86,7 +93,7 @@ class Door:
 
     def refuses(self, url: bytes) -> bool:
         """Whether a request for this is refused now; health and metrics never are."""
-        return url.startswith(PROTECTED.encode()) and self.lateness.too_late
+        return url.startswith(PROTECTED.encode()) and self.lateness.full()
 
     def refusal(self, url: bytes, headers: Iterable[tuple[bytes, bytes]], more: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Returns the whole answer to a request with these headers; `more` are headers of the answer."""
