@@ -1,7 +1,7 @@
 """Whether scorers make sense, in a process of the stream: its guard, and who hears of what that finds."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -14,8 +14,9 @@ from schemas.records import ModelKind
 from streams.models.routing import Routing, quarantine
 from streams.observe.alerts import Tell, nobody
 from streams.observe.metrics import Metrics
-from streams.scoring.guard import Event, Fallback, Guard, Policy
+from streams.scoring.guard import Event, Fallback, Guard, Policy, no_previous
 from streams.scoring.quality import Limits
+from streams.scoring.scorer import Scorer
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -29,15 +30,21 @@ AGAIN = 2.0
 class Watch:
     """Takes what a guard finds, on whatever thread, to those who should know; and what commands say, to the guard."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, fallbacks: Mapping[str, Fallback]) -> None:
-        """Call it on the event loop."""
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        fallbacks: Mapping[str, Fallback],
+        previous: Callable[[str], Scorer | None] = no_previous,
+    ) -> None:
+        """Call it on the event loop; `previous` is asked for the version before of a scorer."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tell: Tell = nobody
         self._decide = self._nobody_decides
         self._tasks: set[asyncio.Task[None]] = set()
         #: What judges the scores of this process.
-        self.guard = Guard(policy(settings), metrics, tell=self.hear, fallbacks=fallbacks)
+        self.guard = Guard(policy(settings), metrics, tell=self.hear, fallbacks=fallbacks, previous=previous)
 
     def to(self, tell: Tell, control: Control, codec: Codec, publish: Publish) -> None:
         """From now on there is somebody to tell, and who can decide for all workers."""

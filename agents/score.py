@@ -1,7 +1,7 @@
 """The scorer: reads embeddings and publishes what each scorer says of them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -19,7 +19,7 @@ from streams.lanes import Lane, LaneName
 from streams.models.routing import Routing
 from streams.observe.metrics import Metrics
 from streams.scoring.by_model import Made, ScorersByModel
-from streams.scoring.guard import Fallback
+from streams.scoring.guard import Fallback, no_previous
 from streams.scoring.scorer import Scorer
 from streams.scoring.stage import ScoreStage
 from streams.settings import Settings
@@ -37,7 +37,7 @@ def score(settings: Settings) -> None:
 
 async def _following(settings: Settings, ours: Made, fallbacks: Mapping[str, Fallback]) -> None:
     async with followed(settings, ours[1]) as pool:
-        await serve(settings, (ours[0], pool), fallbacks)
+        await serve(settings, (ours[0], pool), fallbacks, pool.previous)
 
 
 def configured(settings: Settings) -> Mapping[str, Scorer]:
@@ -52,14 +52,19 @@ def made(settings: Settings, target: Target) -> Made:
     return embedder.identity.digest, configured_scorers(settings, embedder)
 
 
-async def serve(settings: Settings, scorers: Made, fallbacks: Mapping[str, Fallback] = MappingProxyType({})) -> None:
+async def serve(
+    settings: Settings,
+    scorers: Made,
+    fallbacks: Mapping[str, Fallback] = MappingProxyType({}),
+    previous: Callable[[str], Scorer | None] = no_previous,
+) -> None:
     """Joins its own group on the embeddings and scores until SIGTERM, with `scorers` of the settings' model.
 
     What is quarantined, and which other models have to have their scorers, sentence.models says.
     """
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
     metrics = Metrics()
-    watch = Watch(settings, metrics, fallbacks)
+    watch = Watch(settings, metrics, fallbacks, previous)
     with codec(settings) as records:
         control = Control(settings, connection(settings), records)
         every = ScorersByModel(scorers, partial(made, settings))
