@@ -77,7 +77,7 @@ class Batches:
         if keeper.lost:
             return
         status = keeper.ending
-        await asyncio.to_thread(self._register, row, job)
+        await asyncio.to_thread(self._register, row, job, progress)
         counts = _counts(progress)
         named = {"output_file_id": _id(job.output), "error_file_id": _id(job.errors) if progress.failed else None}
         await asyncio.to_thread(self.ledger.advance, row["id"], self._holder, status, **counts, **named)
@@ -96,8 +96,9 @@ class Batches:
             most=self.settings.max_batch_lines,
         )
 
-    def _register(self, row: Row, job: Job) -> None:
-        for name, suffix in ((job.output, job.form.value), (job.errors, "jsonl")):
+    def _register(self, row: Row, job: Job, progress: Progress) -> None:
+        named = ((job.output, job.form.value), (job.errors, "jsonl"))
+        for name, suffix in named[: 1 + (progress.failed > 0)]:
             fixed = {"owner": row["owner"], "purpose": "batch_output", "status": "processed", "created_at": now()}
             try:
                 size = self.files.size(name)

@@ -3,6 +3,7 @@
 Times are milliseconds since 1970 UTC. Bytes of files and models are never in here: they lie in the artifact store.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ PATIENCE = 5
 #: Holds back a second `db upgrade` of the same PostgreSQL: any number that nobody else takes.
 _LOCK = 7_305_809_118_294_121
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+# It says at every look at the revision what kind of database it is.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 METADATA = MetaData()
 
