@@ -95,16 +95,15 @@ def test_additions_are_no_break(current: dict[str, Any]) -> None:
 
 
 def test_operations_are_documented(current: dict[str, Any]) -> None:
-    """Each has a name, a description and its errors; each body has an example; each of /v1 needs a caller."""
+    """Each has a name, a description and its errors; each JSON body has an example; each of /v1 needs a caller."""
     for name, each in operations(current):
         assert re.fullmatch(r"[a-z_]+", each["operationId"]), name
         assert each["description"], name
         if "/v1/" in name:
             assert each["security"], name
             assert {"401", "403"} <= each["responses"].keys(), name
-        if "requestBody" in each:
-            schema = each["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-            assert _schema(current, schema)["examples"], name
+        if json_body := each.get("requestBody", {}).get("content", {}).get("application/json"):
+            assert _schema(current, json_body["schema"]["$ref"].rpartition("/")[2])["examples"], name
 
 
 async def test_swagger_asks_nobody_else(http: httpx2.AsyncClient) -> None:
