@@ -105,7 +105,9 @@ def activate(
     from streams.models import routing
 
     named = _named(source, revision, precision, digest)
-    _decide(alias, lambda at: lambda state, reason: routing.activate(state, named(at), reason), why, by, as_json)
+    _decide(
+        alias, "activate", lambda at: lambda state, reason: routing.activate(state, named(at), reason), why, by, as_json
+    )
 
 
 @models.command()
@@ -126,6 +128,7 @@ def shadow(
     named = _named(source, revision, precision, digest)
     _decide(
         alias,
+        "shadow",
         lambda at: lambda state, reason: routing.shadow(state, named(at) if share else None, share, reason),
         why,
         by,
@@ -151,6 +154,7 @@ def trial(
     named = _named(source, revision, precision, digest)
     _decide(
         alias,
+        "trial",
         lambda at: lambda state, reason: routing.trial(state, named(at) if share else None, share, reason),
         why,
         by,
@@ -163,7 +167,7 @@ def rollback(why: WhyText, alias: Alias = "default", by: By = None, as_json: Jso
     """Have the model answer that did before; a second time takes the first back."""
     from streams.models import routing
 
-    _decide(alias, lambda _: routing.rollback, why, by, as_json)
+    _decide(alias, "rollback", lambda _: routing.rollback, why, by, as_json)
 
 
 @models.command()
@@ -171,7 +175,7 @@ def disable(why: WhyText, alias: Alias = "default", by: By = None, as_json: Json
     """Take an alias out of service: sentences that ask for it are refused, until `resume`."""
     from streams.models import routing
 
-    _decide(alias, lambda _: routing.disable, why, by, as_json)
+    _decide(alias, "disable", lambda _: routing.disable, why, by, as_json)
 
 
 @models.command()
@@ -179,7 +183,7 @@ def resume(why: WhyText, alias: Alias = "default", by: By = None, as_json: Json 
     """Put an alias back into service, whether a person or the kill switch took it out."""
     from streams.models import routing
 
-    _decide(alias, lambda _: routing.resume, why, by, as_json)
+    _decide(alias, "resume", lambda _: routing.resume, why, by, as_json)
 
 
 @models.command()
@@ -210,17 +214,17 @@ def _named(source: str, revision: str | None, precision: str | None, digest: str
     return lambda at: target(at, source, revision, precision, digest)
 
 
-def _decide(name: str, change: Callable[[Any], Any], why: str, by: str | None, as_json: bool) -> None:
+def _decide(name: str, action: str, change: Callable[[Any], Any], why: str, by: str | None, as_json: bool) -> None:
     import asyncio
     import getpass
 
     from agents.clients import codec
     from agents.console import print_json, remark
-    from agents.switching import command, summary
+    from agents.switching import Decision, command, summary
 
-    settings = _settings()
+    settings, who = _settings(), by or getpass.getuser()
     with codec(settings) as records:
-        state = asyncio.run(command(settings, records, name, change, by or getpass.getuser(), why))
+        state = asyncio.run(command(settings, records, name, lambda at: Decision(action, change(at), who, why)))
     if as_json:
         print_json(summary(state))
     else:

@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 
 from agents.control import Control
-from agents.switching import NotTaken, Publish, decide
+from agents.switching import Decision, NotTaken, Publish, decide
 from schemas.codec import Codec
 from schemas.errors import StreamsError
 from schemas.records import ModelKind
@@ -75,9 +75,10 @@ class Watch:
     async def _decided(self, control: Control, codec: Codec, publish: Publish, event: Event) -> None:
         """Has all workers know, however long it takes; this one knows already."""
         at = ModelKind.SCORER, event.scorer
+        decision = Decision("quarantine", quarantine, BY, event.reason)
         while not control.routing.state(*at).quarantined:
             try:
-                await decide(self._settings, codec, publish, control.routing, at, quarantine, BY, event.reason)
+                await decide(self._settings, codec, publish, control.routing, at, decision)
                 return
             except NotTaken as error:
                 log.error("quarantine-not-taken", scorer=event.scorer, error=str(error))

@@ -60,10 +60,13 @@ class Switching:
                         return embedding.embedded_at / 1000 - began, seconds
 
     def _decide(self, source: str) -> None:
-        def change(at: routing.Alias) -> switching.Change:
-            return lambda state, why: routing.activate(state, switching.target(at, source), why)
+        def decision(at: routing.Alias) -> switching.Decision:
+            target = switching.target(at, source)
+            return switching.Decision(
+                "activate", lambda state, why: routing.activate(state, target, why), "benchmark", "measured"
+            )
 
-        asyncio.run(switching.command(self._stream.settings, Codec(), routing.DEFAULT, change, "benchmark", "measured"))
+        asyncio.run(switching.command(self._stream.settings, Codec(), routing.DEFAULT, decision))
 
 
 async def measure(servers: str, folder: Path, rounds: int) -> list[Figure]:

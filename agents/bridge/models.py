@@ -126,8 +126,9 @@ async def decide_model(decision: Decision, call: AdminCall) -> Response:
     bridge = call.bridge
     at = switching.place(decision.alias, bridge.control.routing)
     decide = partial(switching.decide, bridge.settings, bridge.codec, bridge.publisher.publish, bridge.control.routing)
+    what = switching.Decision(decision.action, decision.change(at), call.caller.name, decision.why)
     try:
-        state: ModelCommand = await decide(at, decision.change(at), call.caller.name, decision.why)
+        state: ModelCommand = await decide(at, what)
     except routing.NotPossible as error:
         raise Problem(Kind.REFUSED_DECISION, str(error)) from None
     except switching.NotTaken as error:

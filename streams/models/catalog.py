@@ -8,11 +8,12 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 from sqlalchemy import Connection, RowMapping, Table, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.errors import StreamsError
 from schemas.records import ModelCommand
 from streams.models import database
-from streams.models.database import Database, DatabaseUnavailable, OtherSchema
+from streams.models.database import Database
 from streams.models.manifest import Manifest
 
 log = structlog.get_logger(__name__)
@@ -76,7 +77,7 @@ class Catalog:
         """`add_activation`, where the database can take it; otherwise the log says why not. Never raises."""
         try:
             self.add_activation(change, action, state)
-        except (DatabaseUnavailable, OtherSchema) as error:
+        except (StreamsError, SQLAlchemyError) as error:
             log.warning("change-not-in-catalog", id=change.id, error=str(error), meaning="the stream has it")
             return False
         return True

@@ -58,10 +58,13 @@ def _switch(scene: Scene, strike: int) -> str:
     """Decides as the command does; returns the name of the model that is to answer."""
     name = name_of(VARIANTS[strike % len(VARIANTS)])
 
-    def change(at: routing.Alias) -> switching.Change:
-        return lambda state, why: routing.activate(state, switching.target(at, name), why)
+    def decision(at: routing.Alias) -> switching.Decision:
+        target = switching.target(at, name)
+        return switching.Decision(
+            "activate", lambda state, why: routing.activate(state, target, why), "test", f"switch {strike}"
+        )
 
-    asyncio.run(switching.command(scene.settings, Codec(), routing.DEFAULT, change, "test", f"switch {strike}"))
+    asyncio.run(switching.command(scene.settings, Codec(), routing.DEFAULT, decision))
     return name
 
 
