@@ -380,7 +380,8 @@ def batch(
 
 
 app.add_typer(operate.dead_letters, name="dead-letters")
-models.models.command()(training.train)
+for each in (training.train, training.runs, training.cancel):
+    models.models.command()(each)
 app.add_typer(models.models, name="models")
 app.add_typer(db.db, name="db")
 app.command()(operate.replay)

@@ -14,6 +14,7 @@ from agents.app import Worker
 from agents.clients import broker, codec, connection
 from agents.console import CONSOLE, Voice, plural, print_json, remark
 from agents.embed import checked_embedder
+from agents.runs import TOPIC, unusable
 from agents.switching import read as commands
 from schemas.errors import StreamsError
 from schemas.records import ModelKind, TrainingRequest
@@ -21,7 +22,7 @@ from streams.cache import open_cache
 from streams.lanes import Lane, LaneName
 from streams.models.artifacts import ArtifactStore
 from streams.models.catalog import Catalog
-from streams.models.datasets import SCHEMES, Columns, Dataset, UnusableLabels, read, read_topic
+from streams.models.datasets import Columns, Dataset, UnusableLabels, read, read_topic
 from streams.models.objects import default_place, open_store
 from streams.models.runs import Outcome, StoreNotes, Watch, carried_out
 from streams.models.stage import TrainStage
@@ -33,9 +34,6 @@ from streams.scoring.loader import NAME
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-#: How a source begins that is a topic.
-TOPIC = "topic:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +182,8 @@ async def serve(settings: Settings, vectors: Vectoriser) -> None:
 
 def requested(settings: Settings, vectors: Vectoriser, request: TrainingRequest, watch: Watch) -> Outcome:
     """Carries out a request. Raises what `run` does, Stopped, and UnusableLabels for a file of this machine."""
-    if not request.source.startswith((TOPIC, *SCHEMES)):
-        raise UnusableLabels(f"{request.source}: expected topic:NAME, or a URL with {', '.join(SCHEMES)}")
+    if (expected := unusable(request.source)) is not None:
+        raise UnusableLabels(f"{request.source}: {expected}")
     try:
         start, end = Bound.parse(request.start), Bound.parse(request.end)
     except ValueError:

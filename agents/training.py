@@ -1,5 +1,7 @@
 """The commands that train scorers; parsed as in `agents.cli`, which they belong to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import typer
@@ -47,6 +49,67 @@ def train(
         recipe=Recipe(head, regularisation, folds, seed),
     )
     raise typer.Exit(run(_settings(), job, as_json=as_json))
+
+
+def runs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most runs to list.")] = 20, as_json: Json = False
+) -> None:
+    """List the runs of the trainer, the latest first: how far each is, and what came of it."""
+    from agents.console import print_json, remark, table
+    from agents.runs import summary
+
+    with _catalog() as catalog:
+        found = [summary(run) for run in catalog.runs(limit)]
+    if as_json:
+        print_json(found)
+    elif found:
+        table(
+            ("run", "scorer", "status", "progress", "version", "by", "changed", "detail"), [_row(run) for run in found]
+        )
+    else:
+        remark("the trainer was asked for nothing yet")
+
+
+def cancel(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Its id, as `models runs` lists it.")], as_json: Json = False
+) -> None:
+    """Cancel a run of the trainer, at its next step where it has begun. One that has ended stays as it is."""
+    from agents.console import print_json, remark
+    from agents.runs import summary
+
+    with _catalog() as catalog:
+        found = summary(catalog.cancel_run(run))
+    if as_json:
+        print_json(found)
+    else:
+        remark(f"run {run}: {found['status']}")
+
+
+@contextmanager
+def _catalog() -> Iterator[Any]:
+    from contextlib import closing
+
+    from streams.models.catalog import Catalog
+
+    catalog = Catalog.open(_settings().database_url)
+    with closing(catalog.database):
+        yield catalog
+
+
+def _row(run: dict[str, Any]) -> tuple[str, ...]:
+    from datetime import UTC, datetime
+
+    progress = run["progress"]
+    return (
+        run["id"],
+        run["scorer"],
+        run["status"],
+        f"{progress['step']} {progress['done']:,} of {progress['of']:,}" if progress else "",
+        (run["version"] or "")[:12],
+        run["request"].get("by", ""),
+        datetime.fromtimestamp(run["updated_at"] / 1000, UTC).isoformat(timespec="seconds"),
+        run["detail"],
+    )
 
 
 def _settings() -> Any:

@@ -127,6 +127,7 @@ class KafkaPublisher:
         self._compression = compression
         self._mailboxes: dict[TopicPartition, deque[_Letter]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connected = asyncio.Event()
         self._renewing = asyncio.Lock()
         self._turn = count()
         self._sending = 0  # mailboxes whose batch is under way
@@ -134,6 +135,7 @@ class KafkaPublisher:
     async def start(self) -> None:
         """Connects; raises BrokerUnavailable where no broker answers."""
         self._producer = await self._connect()
+        self._connected.set()
 
     async def stop(self) -> None:
         """Gives up what has no receipt yet, which cancels those who wait for it, and disconnects."""
@@ -150,9 +152,10 @@ class KafkaPublisher:
         return (await self.post(records))[1]
 
     async def post(self, records: Sequence[Outgoing]) -> tuple[Mapping[int, Receipt], Mapping[int, Reject]]:
-        """As `publish`; returns the receipts, too: index -> where the record is."""
+        """As `publish`; returns the receipts, too: index -> where the record is. Waits until it is connected."""
         if not records:
             return {}, {}
+        await self._connected.wait()
         topics = {(record.topic, record.reply) for record in records}
         partitions = {topic: await self.partitions(topic, reply=reply) for topic, reply in topics}
         ticket = _Ticket(len(records))

@@ -22,6 +22,7 @@ from agents.bridge import (
     results,
     scores,
     sentences,
+    training_runs,
 )
 from agents.bridge.admission import Admission
 from agents.bridge.asking import unavailable
@@ -43,6 +44,7 @@ from agents.control import Control
 from schemas.codec import Codec
 from streams.cache import open_cache
 from streams.models import objects
+from streams.models.catalog import Catalog
 from streams.models.database import DatabaseUnavailable, OtherSchema
 from streams.observe.tracing import open_tracing
 from streams.publisher import BrokerUnavailable, KafkaPublisher
@@ -123,6 +125,11 @@ class Bridge:
         finally:
             await self.publisher.stop()
 
+    @property
+    def catalog(self) -> Catalog:
+        """What is known of models and training runs: in the database that batches are in."""
+        return Catalog(self.batches.database)
+
     # -- health: whether, and why -----------------------------------------------------------------------------
 
     def live(self) -> tuple[bool, str]:
@@ -175,7 +182,7 @@ def application(before: Sequence[Middleware] = ()) -> FastAPI:
     for missing in (StoreUnavailable, objects.StoreUnavailable, DatabaseUnavailable, OtherSchema):
         app.add_exception_handler(missing, _store_unavailable)
     asking = (embeddings, scores, rerank, sentences, results)
-    for endpoints in (*asking, models, replays, dead_letters, files, batches, health):
+    for endpoints in (*asking, models, training_runs, replays, dead_letters, files, batches, health):
         # Not `include_router`: it would match every path twice, and hide the routes in it from whoever asks for them.
         app.router.routes.extend(endpoints.router.routes)
     return app

@@ -33,8 +33,8 @@ class Batches:
         """Connects to nothing. Raises BadDatabaseUrl."""
         self.settings = settings
         self.files = FileStore(settings.artifacts)
-        self._database = Database(settings.database_url)
-        self.ledger = Ledger(self._database)
+        self.database = Database(settings.database_url)
+        self.ledger = Ledger(self.database)
         self._runner = Runner(self.files, replies)
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
         self._wanted = asyncio.Event()
@@ -60,7 +60,7 @@ class Batches:
 
     async def close(self) -> None:
         """Disconnects."""
-        await asyncio.to_thread(self._database.close)
+        await asyncio.to_thread(self.database.close)
 
     async def _work(self, row: Row) -> None:
         log.info("batch", id=row["id"], status=row["status"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from pydantic import SecretStr
-from sqlalchemy import Connection, RowMapping, Table, select
+from sqlalchemy import Connection, RowMapping, Table, case, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.errors import StreamsError
@@ -102,12 +102,31 @@ class Catalog:
             return dict(_one(connection, database.training_runs, {"id": run_id}) or {})
 
     def update_run(self, run_id: str, **changes: Any) -> None:
-        """Changes columns of a run: status, progress, digest, detail. Raises UnknownRun."""
+        """Changes columns of a run: status, progress, digest, detail. Raises UnknownRun.
+
+        A run that somebody cancels is never queued or running again, whoever had not seen that yet.
+        """
         table = database.training_runs
+        if changes.get("status") in {"queued", "running"}:
+            cancelled = table.c.status.in_(("cancelling", "cancelled"))
+            changes["status"] = case((cancelled, table.c.status), else_=changes["status"])
         with self.database.begin() as connection:
             done = connection.execute(table.update().where(table.c.id == run_id).values(**changes, updated_at=now()))
         if not done.rowcount:
             raise UnknownRun(f"no training run {run_id} in the catalog")
+
+    def cancel_run(self, run_id: str) -> dict[str, Any]:
+        """Cancels a run that has not ended: at once, or at its next step where it has begun. Returns it as it stands.
+
+        Raises UnknownRun.
+        """
+        table = database.training_runs
+        status = case((table.c.status == "queued", "cancelled"), else_="cancelling")
+        under_way = table.c.status.in_(("queued", "running"))
+        with self.database.begin() as connection:
+            wanted = table.update().where(table.c.id == run_id, under_way)
+            connection.execute(wanted.values(status=status, updated_at=now()))
+        return self.run(run_id)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """A training run: a row of the table `training_runs`. Raises UnknownRun."""

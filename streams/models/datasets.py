@@ -176,9 +176,9 @@ def _named(items: Sequence[str], separator: str = ", ") -> str:
 def read(source: str, columns: Columns = USUAL) -> Dataset:
     """Labelled sentences of a file or an object URL. Raises UnusableLabels."""
     name = source.rsplit("/", 1)[-1].lower()
-    parse = next((parse for ending, parse in _FORMATS.items() if name.endswith(ending)), None)
+    parse = next((parse for ending, parse in FORMATS.items() if name.endswith(ending)), None)
     if parse is None:
-        raise UnusableLabels(f"{source}: expected a name that ends in {', '.join(_FORMATS)}")
+        raise UnusableLabels(f"{source}: expected a name that ends in {', '.join(FORMATS)}")
     content = _object(source) if source.startswith(SCHEMES) else _file(source)
     try:
         return checked(parse(content, columns), source)
@@ -284,7 +284,8 @@ def _parquet(content: bytes, columns: Columns) -> Iterator[Row]:
         raise _Malformed(f"not Parquet: {str(error).splitlines()[0]}") from None
 
 
-_FORMATS: Mapping[str, Callable[[bytes, Columns], Iterator[Row]]] = {
+#: What reads a file, by how its name ends.
+FORMATS: Mapping[str, Callable[[bytes, Columns], Iterator[Row]]] = {
     ".csv": _csv,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,

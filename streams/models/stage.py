@@ -80,9 +80,12 @@ class TrainStage:
         return [[] for _ in batch]
 
     def _carry_out(self, request: TrainingRequest) -> None:
-        if self._cancelled(request):
-            self._runs.note(request, status="cancelled")
-            return
+        match self._runs.status(request.id):
+            case "cancelling":
+                self._runs.note(request, status="cancelled")
+                return
+            case "cancelled" | "succeeded" | "failed":  # the record came twice
+                return
         self._runs.note(request, status="running", detail="")
         watch = Watch(
             lambda what, done, of: self._runs.note(request, progress={"step": what, "done": done, "of": of}),

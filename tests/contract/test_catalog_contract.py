@@ -154,6 +154,23 @@ def test_a_run_is_begun_once_and_followed(catalog: Catalog) -> None:
         catalog.update_run("run-2", status="failed")
 
 
+def test_a_run_is_cancelled_at_once_or_at_its_next_step(catalog: Catalog) -> None:
+    """A trainer that has not heard of it begins it no more; a run that has ended stays as it is."""
+    for run in ("waits", "runs", "done"):
+        catalog.begin_run(run, "topic", {})
+    catalog.update_run("runs", status="running")
+    catalog.update_run("done", status="succeeded")
+    said = [catalog.cancel_run(run)["status"] for run in ("waits", "runs", "done")]
+    assert said == ["cancelled", "cancelling", "succeeded"]
+    for run, late in (("waits", "running"), ("runs", "queued")):
+        catalog.update_run(run, status=late)
+    assert [catalog.run(run)["status"] for run in ("waits", "runs")] == ["cancelled", "cancelling"]
+    catalog.update_run("runs", status="cancelled")
+    assert catalog.run("runs")["status"] == "cancelled"
+    with pytest.raises(UnknownRun):
+        catalog.cancel_run("nothing")
+
+
 def test_a_change_is_audited_once(catalog: Catalog) -> None:
     """Who, when, why and what; the same command heard by every worker is one row."""
     assert all(catalog.audit(CHANGE, "activate", {"active": "x"}) for _ in range(3))

@@ -319,6 +319,18 @@ async def test_stopping_cancels_who_waits_for_a_receipt(broker: type[FakeProduce
     assert broker.made[0].stopped
 
 
+async def test_what_comes_before_the_connection_waits_for_it(broker: type[FakeProducer], metrics: Metrics) -> None:
+    """As it would for a broker that is away later."""
+    publisher = KafkaPublisher({"bootstrap_servers": "broker:9092"}, metrics)
+    call = asyncio.create_task(publisher.publish(letters(b"0")))
+    await asyncio.sleep(0.01)
+    assert not call.done()
+    await publisher.start()
+    assert await asyncio.wait_for(call, 10) == {}
+    assert broker.sent == [(0, [b"0"])]
+    await publisher.stop()
+
+
 async def test_a_broker_that_is_not_there_is_said_to_be_away(broker: type[FakeProducer], metrics: Metrics) -> None:
     """With the client's own words, which name the address; the half-open producer is closed."""
     broker.unreachable = [KafkaConnectionError("no route")]

@@ -106,6 +106,15 @@ def test_a_run_that_was_cancelled_before_it_began_never_begins() -> None:
     assert notes.history == ["cancelled"]
 
 
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_a_run_that_has_ended_does_not_begin_again(status: str) -> None:
+    """Its record came twice."""
+    notes = Notes()
+    notes.said["status"] = status
+    carry_out(notes, lambda *_: pytest.fail("it began"))
+    assert notes.history == []
+
+
 def test_a_trainer_that_leaves_gives_its_run_to_the_next() -> None:
     """The record is not done: it comes again."""
     notes = Notes()
