@@ -193,7 +193,7 @@ def produce(
     - jsonl: an object a line with the fields of a Sentence and, if it is to have one, a `key`; only `text` is
       required
     - csv: a row that names the columns, then a sentence a row; `text` is required, `id`, `key`, `model`,
-      `dimensions`, `scorers` (separated by spaces) and `overflow` are known, all others become metadata
+      `dimensions`, `scorers` (separated by spaces), `overflow` and `encoding` are known, all others become metadata
 
     A sentence without an id gets one made of file name, line number and text: the same file again updates, it
     does not add. Malformed lines are named and left out, the others are sent.

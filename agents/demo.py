@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from schemas.codec import Codec
+from schemas.packing import values
 from schemas.records import Embedding, Score
 from streams.settings import Settings
 
@@ -130,7 +131,7 @@ def _table(results: Results) -> Table:
     embeddings = list(results.embeddings.values())
     if len(embeddings) < 2:
         return table
-    matrix = np.stack([embedding.vector for embedding in embeddings])
+    matrix = np.stack([values(embedding) for embedding in embeddings])
     for row in range(0, len(embeddings), -(-len(embeddings) // SHOWN)):
         cosines = matrix @ matrix[row]
         cosines[row] = -1

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.codec import validate
 from schemas.errors import InvalidField
-from schemas.records import Overflow, Sentence
+from schemas.records import Encoding, Overflow, Sentence
 
 BOM = b"\xef\xbb\xbf"
 #: Bytes thrown away at a time while a line that is too long is passed over.
@@ -71,6 +71,7 @@ class Fields(BaseModel):
     dimensions: int | None = None
     scorers: tuple[str, ...] | None = None
     overflow: Overflow | None = None
+    encoding: Encoding = Encoding.FLOAT32
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
@@ -227,6 +228,7 @@ def _given(line: int, fields: Fields, defaults: Defaults) -> Row:
         scorers=defaults.scorers if fields.scorers is None else fields.scorers,
         overflow=fields.overflow or defaults.overflow,
         metadata=fields.metadata,
+        encoding=fields.encoding,
     )
     try:
         validate(sentence)

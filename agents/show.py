@@ -1,5 +1,6 @@
 """What came from a topic, as people and machines read it: lines of text, JSON Lines, CSV."""
 
+import base64
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ import numpy as np
 import orjson
 
 from schemas.headers import Headers
+from schemas.packing import values
 from schemas.records import Alert, Embedding, ModelCommand, Record, Reply, Score, ScoreStatus, Sentence, TrainingRequest
 
 #: Characters of a text that a line shows.
@@ -121,7 +123,7 @@ def _embedding_parts(embedding: Embedding, *, vectors: bool) -> list[str]:
         shortened(embedding.model),
     ]
     if vectors:
-        parts.append(f"[{_cell(embedding.vector)}]")
+        parts.append(f"[{_cell(values(embedding))}]")
     return [*parts, shortened(embedding.text)] if embedding.text is not None else parts
 
 
@@ -164,15 +166,15 @@ def _json(item: Item, *, vectors: bool) -> str:
 
 
 def _fields(record: Record, *, vectors: bool) -> dict[str, Any]:
-    values = {name: getattr(record, name) for name in _names(type(record), vectors=vectors)}
-    return {name: _plain(value, vectors=vectors) for name, value in values.items()}
+    found = {name: getattr(record, name) for name in _names(type(record), vectors=vectors)}
+    return {name: _plain(name, value, vectors=vectors) for name, value in found.items()}
 
 
-def _plain(value: Any, *, vectors: bool) -> Any:
+def _plain(name: str, value: Any, *, vectors: bool) -> Any:
     """A field as JSON can hold it, with the vector inside it only where that is wanted."""
     match value:
         case bytes():
-            return _text(value)
+            return base64.b64encode(value).decode() if name == "packed" else _text(value)
         case Embedding():
             return _fields(value, vectors=vectors)
         case _:
@@ -180,7 +182,7 @@ def _plain(value: Any, *, vectors: bool) -> Any:
 
 
 def _names(kind: type[Any], *, vectors: bool) -> list[str]:
-    return [each.name for each in fields(kind) if vectors or each.name != "vector"]
+    return [each.name for each in fields(kind) if vectors or each.name not in {"vector", "packed"}]
 
 
 def _csv(kind: type[Any] | None, out: TextIO, *, vectors: bool) -> Callable[[Item], None]:
@@ -208,7 +210,7 @@ def _cells(item: Item, kind: type[Any] | None, columns: Sequence[str], *, vector
     if item.record is None and item.letter is None:
         return [""] * len(columns)
     if kind is not None and kind is not Letter:
-        return [_cell(_plain(getattr(item.record, name), vectors=vectors)) for name in columns]
+        return [_cell(_plain(name, getattr(item.record, name), vectors=vectors)) for name in columns]
     whole = (
         ""
         if item.record is None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from schemas import avro, framing
+from schemas import avro, framing, packing
 from schemas.avro import Type, parse
 from schemas.contracts import FILES, MAKERS, SINGLE_OBJECT, by_fingerprint, current
 from schemas.errors import BadBytes, InvalidField, Reject, UnknownSchema, UnsafeSchema
@@ -144,8 +144,8 @@ def validate(record: Record) -> None:
     """Raises InvalidField where a field holds what no model could work on, or contradicts another field."""
     if isinstance(record, Sentence):
         _check_sentence(record)
-    elif isinstance(record, Embedding) and record.vector.shape != (record.dimensions,):
-        raise InvalidField(f"vector: expected as many values as dimensions says, {record.dimensions}")
+    elif isinstance(record, Embedding):
+        packing.check(record)
     elif isinstance(record, Reply) and record.embedding is not None:
         validate(record.embedding)
 

@@ -13,6 +13,7 @@ from schemas.avro import Type, parse
 from schemas.records import (
     Alert,
     Embedding,
+    Encoding,
     HeadKind,
     ModelCommand,
     ModelKind,
@@ -48,6 +49,7 @@ MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
         *FILES,
         Source,
         Overflow,
+        Encoding,
         ScoreStatus,
         ReplyError,
         Served,

@@ -15,6 +15,14 @@ class Overflow(StrEnum):
     REJECT = "reject"
 
 
+class Encoding(StrEnum):
+    """How a vector is written, see `schemas.packing`."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
 class ScoreStatus(StrEnum):
     """Whether the scorer itself answered, or a default answer stands in."""
 
@@ -59,6 +67,8 @@ class Sentence:
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     #: What scorers of a query and a text judge the text against.
     query: str | None = None
+    #: How to write the vector.
+    encoding: Encoding = Encoding.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,12 @@ class Embedding:
     source: Source
     #: Milliseconds since 1970 UTC.
     embedded_at: int
-    #: float32, shape (dimensions,).
+    encoding: Encoding = Encoding.FLOAT32
+    #: The vector in any other encoding.
+    packed: bytes = b""
+    #: What each byte of an int8 vector is to be multiplied by; None for the others.
+    scale: float | None = None
+    #: float32, shape (dimensions,); shape (0,) where the encoding is another: `schemas.packing.values` reads all.
     vector: NDArray[np.float32]
 
     def __eq__(self, other: object) -> bool:

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from agents.bridge.batch_lines import Form, Line, UnusableFile, chunks, read, write
+from agents.bridge.embeddings import item
 from agents.bridge.replies import NotAnswered, Replies, TooLarge, Unreachable
 from schemas.errors import Retry
 from schemas.records import Overflow, Reply, Sentence
@@ -89,7 +90,7 @@ class Runner:
                 entries = await self._asked(job, chunk, lambda: tell(progress))
                 if entries is None:
                     break
-                await asyncio.to_thread(self._files.put, part, [b"".join(orjson.dumps(e) + b"\n" for e in entries)])
+                await asyncio.to_thread(self._files.put, part, [b"".join(map(_dumped, entries))])
                 progress.count(entries)
             going = await tell(progress)
         await asyncio.to_thread(self._finish, job)
@@ -202,13 +203,15 @@ def _entry(job: Job, line: Line, replies: Sequence[Reply | str]) -> dict[str, An
         return {**fixed, "response": None, "error": {"code": code, "message": message, "line": line.number}}
     made = [reply.embedding for reply in replies if isinstance(reply, Reply) and reply.embedding is not None]
     tokens = sum(each.token_count for each in made)
-    data = [
-        {"object": "embedding", "index": n, "embedding": each.vector.tolist(), "truncated": each.truncated}
-        for n, each in enumerate(made)
-    ]
+    assert line.request is not None
+    data = [item(n, each.vector, each.truncated, line.request) for n, each in enumerate(made)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     body = {"object": "list", "data": data, "model": made[0].model, "revision": made[0].revision, "usage": usage}
     return {**fixed, "response": {"status_code": 200, "request_id": request_id, "body": body}, "error": None}
+
+
+def _dumped(entry: dict[str, Any]) -> bytes:
+    return orjson.dumps(entry, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
 def _problem(line: Line, replies: Sequence[Reply | str]) -> tuple[str, str] | None:

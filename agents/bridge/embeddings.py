@@ -4,14 +4,19 @@ import base64
 import hashlib
 from typing import Any, Literal
 
+import numpy as np
 import orjson
 from fastapi import Response
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agents.bridge import fields
 from agents.bridge.endpoints import ASKING, EmbedCall, admit, listed, router_of
 from agents.bridge.problems import documented
-from agents.bridge.vectors import Found, Vector, Wanted, vectors
+from agents.bridge.vectors import Found, Wanted, vectors
+from schemas.packing import pack
+from schemas.records import Encoding
+from streams.embedding.embedder import Vectors
 
 router = router_of("Embeddings")
 
@@ -25,7 +30,11 @@ class EmbeddingRequest(fields.Question):
     model: fields.ModelName = None
     dimensions: fields.Dimensions = None
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="A list of numbers, or base64 of little-endian float32."
+        "float", description="A list of numbers, or base64 of their bytes: float32 is little-endian."
+    )
+    output_dtype: Literal["float", "int8", "binary"] = Field(
+        "float",
+        description="Numbers as float32 or, smaller, as int8; or bits in bytes of 0 to 255, 1 where a value is over 0.",
     )
     overflow: fields.OverflowName = "truncate"
     user: str | None = Field(None, description="For OpenAI's clients; not used.")
@@ -43,8 +52,9 @@ class EmbeddingItem(BaseModel):
 
     object: Literal["embedding"]
     index: int = Field(description="Place of the text in the request.")
-    embedding: list[float] | str = Field(description="The vector; base64 of little-endian float32 where asked for.")
+    embedding: list[float] | list[int] | str = Field(description="The vector; base64 of its bytes where asked for.")
     truncated: fields.Truncated
+    scale: float = Field(0.0, description="Only with int8: what to multiply each number by.")
 
 
 class EmbeddingResponse(BaseModel):
@@ -66,15 +76,11 @@ async def create_embeddings(question: EmbeddingRequest, call: EmbedCall) -> Resp
     texts, name = listed(question.input, "/input")
     await admit(call, texts, name)
     found = await vectors(call, texts, Wanted(question.model, question.dimensions, question.overflow), name)
-    return _answer(found, question.encoding_format)
+    return _answer(found, question)
 
 
-def _answer(found: Found, form: Literal["float", "base64"]) -> Response:
-    encode = _base64 if form == "base64" else _floats
-    data = [
-        {"object": "embedding", "index": n, "embedding": encode(vector), "truncated": vector.truncated}
-        for n, vector in enumerate(found.vectors)
-    ]
+def _answer(found: Found, question: EmbeddingRequest) -> Response:
+    data = [item(n, vector.values, vector.truncated, question) for n, vector in enumerate(found.vectors)]
     body = {
         "object": "list",
         "data": data,
@@ -83,14 +89,22 @@ def _answer(found: Found, form: Literal["float", "base64"]) -> Response:
         "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
     }
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    tag = hashlib.sha256("\0".join([form, *found.keys]).encode()).hexdigest()[:32]
+    decides = "\0".join([question.encoding_format, question.output_dtype, *found.keys])
+    tag = hashlib.sha256(decides.encode()).hexdigest()[:32]
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _floats(vector: Vector) -> Any:
-    return vector.values
+def item(index: int, values: Vectors, truncated: bool, question: EmbeddingRequest) -> dict[str, Any]:
+    """Returns a vector as the question wants it; numbers are an array of numpy's."""
+    numbers, scale = _numbers(values, question.output_dtype)
+    embedding = base64.b64encode(numbers.tobytes()).decode() if question.encoding_format == "base64" else numbers
+    made = {"object": "embedding", "index": index, "embedding": embedding, "truncated": truncated}
+    return made if scale is None else {**made, "scale": scale}
 
 
-def _base64(vector: Vector) -> str:
-    return base64.b64encode(vector.values.astype("<f4", copy=False).tobytes()).decode()
+def _numbers(values: Vectors, kind: str) -> tuple[NDArray[Any], float | None]:
+    if kind == "float":
+        return values.astype("<f4", copy=False), None
+    _, data, scale = pack(values, Encoding(kind))
+    return np.frombuffer(data, np.int8 if kind == "int8" else np.uint8), scale

@@ -20,6 +20,9 @@ OverflowName = Annotated[
     Literal["truncate", "reject"],
     Field(description="What to do with texts that have more tokens than the model reads."),
 ]
+EncodingName = Annotated[
+    Literal["float32", "int8", "binary"], Field(description="How the record of the result holds the vector.")
+]
 Truncated = Annotated[bool, Field(description="Whether the text was longer than the model reads, and lost its end.")]
 Revision = Annotated[str, Field(description="Revision of the model; another one may make other vectors.")]
 

@@ -19,6 +19,7 @@ from agents.bridge.problems import Kind, Problem, documented
 from agents.bridge.scores import ScoreItem, score_fields
 from agents.bridge.stores import Found, Gone, Looked, Unknown
 from schemas.errors import Retry
+from schemas.packing import values
 from schemas.records import Embedding, Reply
 
 router = router_of("Sentences")
@@ -145,5 +146,5 @@ def _embedding(made: Embedding) -> dict[str, Any]:
         "dimensions": made.dimensions,
         "tokens": made.token_count,
         "truncated": made.truncated,
-        "values": made.vector,
+        "values": values(made),
     }

@@ -23,7 +23,7 @@ from agents.bridge.scores import ScorerName
 from agents.bridge.stores import Begun, Done, Mismatch, StoreUnavailable
 from schemas import headers
 from schemas.headers import Header as KafkaHeader
-from schemas.records import Overflow, Sentence
+from schemas.records import Encoding, Overflow, Sentence
 from streams.publisher import Receipt
 from streams.records import Outgoing
 
@@ -52,6 +52,7 @@ class SentenceItem(fields.Question):
     )
     dimensions: fields.Dimensions = None
     overflow: fields.OverflowName = "truncate"
+    encoding: fields.EncodingName = "float32"
 
 
 class SentencesRequest(fields.Question):
@@ -176,6 +177,7 @@ def _record(call: Call, model: str | None, item: SentenceItem, sentence_id: str)
         scorers=tuple(item.scorers),
         overflow=Overflow(item.overflow),
         metadata=item.metadata,
+        encoding=Encoding(item.encoding),
     )
     settings = call.bridge.settings
     named: list[KafkaHeader] = [

@@ -8,15 +8,16 @@ import hashlib
 import uuid
 from dataclasses import astuple
 
+from schemas.records import Encoding
 from streams.embedding.embedder import Identity
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "sentence-streams/embedding")
 
 
-def manner(identity: Identity, dimensions: int) -> str:
+def manner(identity: Identity, dimensions: int, encoding: Encoding = Encoding.FLOAT32) -> str:
     """How a text is embedded, as the id of an embedding sees it."""
     how = (identity.name, identity.revision, identity.precision, identity.prompt, identity.pooling, str(dimensions))
-    return "\0".join(how)
+    return "\0".join(how if encoding is Encoding.FLOAT32 else (*how, encoding))
 
 
 def embedding_id(sentence_id: str, text: str, how: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from schemas.codec import Codec
 from schemas.errors import Reject
 from schemas.headers import RequestHeaders, Results, event_headers
-from schemas.records import Embedding, Score, Sentence, Source, Timings
+from schemas.packing import pack
+from schemas.records import Embedding, Encoding, Score, Sentence, Source, Timings
 from streams.embedding.embedder import Identity, Tokens, Vectors
 from streams.embedding.identity import embedding_id, manner
 from streams.embedding.model import Model
@@ -21,7 +22,7 @@ _NOT_YET = Tokens(())
 #: The fields of an Embedding that differ between those of one worker, in their order.
 _VARYING = (
     "id", "sentence_id", "scorers", "metadata", "text", "query", "dimensions", "token_count", "truncated", "cached",
-    "source", "embedded_at", "vector",
+    "source", "embedded_at", "encoding", "packed", "scale", "vector",
 )  # fmt: skip
 _SOURCE, _EMBEDDED_AT = _VARYING.index("source"), _VARYING.index("embedded_at")
 
@@ -74,7 +75,7 @@ class _Shared:
 
     def __init__(self, codec: Codec, topic: str, identity: Identity) -> None:
         self._identity = identity
-        self._manners: dict[int, str] = {}  # dimensions -> how a text is embedded
+        self._manners: dict[tuple[int, Encoding], str] = {}
         self.fixed: dict[str, Any] = {
             "model": identity.name,
             "revision": identity.revision,
@@ -83,11 +84,11 @@ class _Shared:
         }
         self.encode = codec.template(Embedding, topic, self.fixed)
 
-    def manner(self, dimensions: int) -> str:
+    def manner(self, dimensions: int, encoding: Encoding) -> str:
         """How a text is embedded in so many dimensions."""
-        how = self._manners.get(dimensions)
+        how = self._manners.get((dimensions, encoding))
         if how is None:
-            how = self._manners[dimensions] = manner(self._identity, dimensions)
+            how = self._manners[dimensions, encoding] = manner(self._identity, dimensions, encoding)
         return how
 
 
@@ -129,8 +130,9 @@ class EmbedResults:
     def _fields(self, work: EmbedWork, vector: Vectors, now: int) -> Sequence[Any]:
         """The values of an embedding's fields that are not the same for all, in their order."""
         sentence, record, dimensions = work.sentence, work.record, work.dimensions
+        whole, packed, scale = pack(vector, sentence.encoding)
         return (
-            embedding_id(sentence.id, sentence.text, self._shared(work.model).manner(dimensions)),
+            embedding_id(sentence.id, sentence.text, self._shared(work.model).manner(dimensions, sentence.encoding)),
             sentence.id,
             sentence.scorers,
             sentence.metadata,
@@ -142,7 +144,10 @@ class EmbedResults:
             work.started is None,  # from the cache
             work.request.source or Source(record.topic, record.partition, record.offset, record.timestamp),
             now,
-            vector,
+            sentence.encoding,
+            packed,
+            scale,
+            whole,
         )
 
     def _outputs(

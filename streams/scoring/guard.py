@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import Reject
+from schemas.packing import values
 from schemas.records import Score, Severity
 from streams.observe.metrics import Metrics
 from streams.scoring.drift import Sample
@@ -271,7 +272,7 @@ def _sample(labels: tuple[str, ...], subjects: Sequence[Subject], verdicts: Sequ
         labels=labels,
         tokens=np.array([embedding.token_count for embedding in embeddings], np.int64),
         truncated=np.array([embedding.truncated for embedding in embeddings], np.bool_),
-        vectors=np.stack([embedding.vector for embedding in embeddings]),
+        vectors=np.stack([values(embedding) for embedding in embeddings]),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from schemas.errors import Reject, Retry, ScoringFailed, UnknownScorer
+from schemas.packing import values
 from schemas.records import Embedding, Score, ScoreStatus
 from streams.scoring.scorer import Scorer, Verdict, require_model, require_query
 
@@ -116,7 +117,7 @@ def inputs(scorer: Scorer, subjects: Sequence[Subject]) -> Sequence[object]:
         return [subject.text for subject in subjects]
     if scorer.needs == "pair":
         return [(subject.query, subject.text) for subject in subjects]
-    return np.stack([subject.embedding.vector for subject in subjects])  # type: ignore[return-value]
+    return np.stack([values(subject.embedding) for subject in subjects])  # type: ignore[return-value]
 
 
 def _score(embedding: Embedding, scorer: Scorer, answer: Answer) -> Score:

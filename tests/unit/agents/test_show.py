@@ -164,9 +164,9 @@ class TestCsv:
         assert header[:5] == ["topic", "partition", "offset", "timestamp", "key"]
         assert dict(zip(header[5:], first[5:], strict=True)) == {
             "id": "s1", "text": "Hello.", "model": "small", "dimensions": "8", "scorers": "a b",
-            "overflow": "reject", "metadata": '{"lang":"en"}',
+            "overflow": "reject", "metadata": '{"lang":"en"}', "query": "", "encoding": "float32",
         }  # fmt: skip
-        assert second == ["a.topic", "2", "5", "1700000000003", "k1", *[""] * 7]
+        assert second == ["a.topic", "2", "5", "1700000000003", "k1", *[""] * 9]
 
     def test_embedding(self) -> None:
         """Booleans are as in JSON, the source is JSON, the vector's numbers stand apart by spaces."""

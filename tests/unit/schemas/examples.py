@@ -13,9 +13,11 @@ from hypothesis.extra import numpy as arrays
 from schemas.codec import Codec
 from schemas.contracts import FILES, current
 from schemas.framing import confluent
+from schemas.packing import pack
 from schemas.records import (
     Alert,
     Embedding,
+    Encoding,
     HeadKind,
     ModelCommand,
     ModelKind,
@@ -157,14 +159,18 @@ sentences = st.builds(
     overflow=st.sampled_from(Overflow),
     metadata=_notes,
     query=st.none() | _text,
+    encoding=st.sampled_from(Encoding),
 )
 vectors = arrays.arrays(np.float32, st.integers(0, 70), elements=st.floats(width=32))
+finite = arrays.arrays(np.float32, st.integers(1, 70), elements=st.floats(-1, 1, width=32))
 
 
 @st.composite
 def embeddings(draw: st.DrawFn) -> Embedding:
     """Any embedding whose vector has as many values as it says; the values may be NaN or infinite."""
-    vector = draw(vectors)
+    encoding = draw(st.sampled_from(Encoding))
+    drawn = draw(vectors if encoding is Encoding.FLOAT32 else finite)
+    vector, packed, scale = pack(drawn, encoding)
     return Embedding(
         id=draw(_text),
         sentence_id=draw(_text),
@@ -175,13 +181,16 @@ def embeddings(draw: st.DrawFn) -> Embedding:
         model=draw(_text),
         revision=draw(_text),
         weights_digest=draw(_text),
-        dimensions=len(vector),
+        dimensions=len(drawn),
         token_count=draw(_count),
         truncated=draw(st.booleans()),
         precision=draw(_text),
         cached=draw(st.booleans()),
         source=draw(sources),
         embedded_at=draw(_long),
+        encoding=encoding,
+        packed=packed,
+        scale=scale,
         vector=vector,
     )
 

@@ -280,10 +280,10 @@ def test_a_newer_symbol_falls_back_to_the_enums_default():
 def test_a_writer_with_fields_around_ours_is_understood(record):
     """Fields we do not know, before, between and after ours, do not shift what we read."""
     schema = schema_of(type(record))
-    extra = [{"name": f"x{n}", "type": ["null", {"type": "array", "items": "string"}]} for n in range(20)]
+    extra = [{"name": f"x{n}", "type": ["null", {"type": "array", "items": "string"}]} for n in range(40)]
     fields = [each for pair in zip(extra, schema["fields"], strict=False) for each in pair] + extra[-2:]
     schema["fields"] = fields
-    datum = {f"x{n}": ["a", "b"] if n % 2 else None for n in range(20)} | datum_of(record)
+    datum = {f"x{n}": ["a", "b"] if n % 2 else None for n in range(40)} | datum_of(record)
     codec, value = registered(schema, bare(schema, datum))
     assert codec.decode(type(record), value) == record
 

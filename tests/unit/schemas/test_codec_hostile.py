@@ -33,8 +33,8 @@ from tests.unit.schemas.examples import (
 FRAME = Codec().encode(SENTENCE, "t")[:10]
 #: id "a", text "b", then model null, dimensions null.
 HEAD = FRAME + b"\x02a\x02b\x00\x00"
-#: ... and no scorers, truncate, no metadata, no query.
-WHOLE = HEAD + b"\x00\x00\x00\x00"
+#: ... and no scorers, truncate, no metadata, no query, float32.
+WHOLE = HEAD + b"\x00\x00\x00\x00\x00"
 HUGE = b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"  # the largest positive long
 LEAST = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"  # the largest negative long
 
@@ -50,7 +50,7 @@ BYTES = {
     "nothing after the frame": (FRAME, "id: expected more bytes, the value ends early"),
     "ends inside a length": (FRAME + b"\x80", "id: expected more bytes"),
     "ends inside text": (FRAME + b"\x08ab", "id: expected text whose length is no more than the bytes"),
-    "ends between fields": (WHOLE[:-1], "query: expected more bytes"),
+    "ends between fields": (WHOLE[:-2], "query: expected more bytes"),
     "trailing bytes": (WHOLE + b"\x00\x00", "value: expected the record to fill it, 2 bytes follow"),
     "huge text": (FRAME + HUGE, "id: expected text whose length is no more than"),
     "negative text": (FRAME + b"\x01", "id: expected text whose length is no more than"),

@@ -64,4 +64,4 @@ def test_every_named_type_has_a_maker():
     assert MAKERS["Embedding"] is Embedding
     names = {"Sentence", "Embedding", "Score", "Source", "Overflow", "ScoreStatus", "Alert", "Severity"}
     names |= {"Reply", "ReplyError", "Served", "Timings", "ModelCommand", "ModelKind", "Target"}
-    assert set(MAKERS) == names | {"TrainingRequest", "HeadKind"}
+    assert set(MAKERS) == names | {"TrainingRequest", "HeadKind", "Encoding"}

@@ -12,7 +12,8 @@ import pytest
 
 from agents.bridge.app import Bridge
 from schemas.headers import Results
-from schemas.records import Sentence
+from schemas.packing import pack
+from schemas.records import Encoding, Sentence
 from streams.embedding.embedder import Vectors
 from streams.testing import DeterministicEmbedder
 from tests.support.bridge import CODEC, Loopback, client, looped_back
@@ -64,6 +65,21 @@ async def test_base64_is_little_endian_float32(http: httpx2.AsyncClient) -> None
     answer = (await embed(http, "a", encoding_format="base64")).json()
     found = np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4")
     np.testing.assert_array_equal(found, vector("a"))
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("int8", np.int8), ("binary", np.uint8)])
+async def test_smaller_numbers_on_request(http: httpx2.AsyncClient, stream: Loopback, kind: str, dtype: Any) -> None:
+    """Packed from the one vector that is asked for and kept: as numbers, as base64, with the scale of int8."""
+    _, data, scale = pack(vector("a"), Encoding(kind))
+    listed, coded, whole = [
+        await embed(http, "a", **more)
+        for more in ({"output_dtype": kind}, {"output_dtype": kind, "encoding_format": "base64"}, {})
+    ]
+    [item], [code] = listed.json()["data"], coded.json()["data"]
+    assert np.array(item["embedding"], dtype).tobytes() == base64.b64decode(code["embedding"]) == data
+    assert item.get("scale") == code.get("scale") == scale
+    assert len(stream.published) == 1
+    assert len({each.headers["etag"] for each in (listed, coded, whole)}) == 3
 
 
 async def test_dimensions_shorten_and_rescale(http: httpx2.AsyncClient) -> None:

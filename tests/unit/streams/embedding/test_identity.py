@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from schemas.records import Encoding
 from streams.embedding.embedder import Identity
 from streams.embedding.identity import content_key, embedding_id, identity_key, manner
 
@@ -52,6 +53,13 @@ def test_text_dimensions_and_sentence_tell_embeddings_apart() -> None:
     """Another text, another size or another sentence is another embedding."""
     wanted = [("s-1", "a", 384), ("s-1", "b", 384), ("s-1", "a", 64), ("s-2", "a", 384)]
     assert len({embedding_id(sentence, text, manner(IDENTITY, size)) for sentence, text, size in wanted}) == 4
+
+
+def test_another_encoding_is_another_embedding() -> None:
+    """A subscriber who has both keeps both; float32 has the id that it had before there were others."""
+    names = [embedding_id("s-1", "A text.", manner(IDENTITY, 384, encoding)) for encoding in Encoding]
+    assert len(set(names)) == 3
+    assert names[0] == embedding_id("s-1", "A text.", manner(IDENTITY, 384))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from schemas.errors import (
     UnknownScorer,
 )
 from schemas.headers import source_headers
-from schemas.records import Overflow, Source, Timings
+from schemas.packing import pack
+from schemas.records import Encoding, Overflow, Source, Timings
 from schemas.testing import FakeRegistry
 from streams.embedding.embedder import Tokens, Vectors, shorten
 from streams.embedding.identity import content_key, identity_key
@@ -162,6 +163,34 @@ def test_a_vector_is_as_long_as_it_is_wanted() -> None:
     """The first values, of unit length again."""
     [out] = outputs(stage(), asked(dimensions=50))
     np.testing.assert_array_equal(embedding_in(out).vector, shorten(vector_of("Hello, world."), 50))
+
+
+@pytest.mark.parametrize("encoding", [Encoding.INT8, Encoding.BINARY])
+def test_a_vector_is_written_as_it_is_wanted(encoding: Encoding) -> None:
+    """In bytes, of the dimensions that are wanted, under an id of its own; the cache keeps the vector itself."""
+    cache = Cache()
+    on = stage(cache=cache)
+    [out], [whole] = outputs(on, asked(dimensions=50, encoding=encoding)), outputs(on, asked(dimensions=50))
+    found, wanted = embedding_in(out), shorten(vector_of("Hello, world."), 50)
+    assert (found.encoding, found.vector.size, found.dimensions) == (encoding, 0, 50)
+    assert (found.packed, found.scale) == pack(wanted, encoding)[1:]
+    assert found.id != embedding_in(whole).id
+    assert embedding_in(whole).cached
+    np.testing.assert_array_equal(embedding_in(whole).vector, wanted)
+
+
+def test_scorers_read_a_smaller_vector_as_subscribers_do() -> None:
+    """The score of a reply is of the vector that it carries: that of int8 is all but the score of float32."""
+    on = stage(scorers={"topic": SimilarityScorer("topic", LABELS, MODEL)})
+    scores = []
+    for encoding in Encoding:
+        out = outputs(on, asked(*ASKING, scorers=("topic",), encoding=encoding))[-1]
+        reply = reply_in(out)
+        assert reply.embedding is not None
+        assert reply.embedding.encoding is encoding
+        scores.append(reply.scores[0].score)
+    assert scores[1] == pytest.approx(scores[0], abs=1e-2)
+    assert len(set(scores)) == 3
 
 
 def test_equal_texts_of_a_batch_are_embedded_once() -> None:
