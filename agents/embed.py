@@ -13,6 +13,7 @@ from agents.app import Worker
 from agents.clients import codec, connection
 from agents.control import Control
 from agents.quality import Watch
+from agents.scorers import followed
 from schemas.codec import Codec
 from schemas.records import Severity, Target
 from streams import topics
@@ -30,6 +31,7 @@ from streams.models.routing import Routing
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
 from streams.scoring.loader import load_scorers, read_fallbacks
+from streams.scoring.pool import ScorerPool
 from streams.scoring.scorer import Scorer
 from streams.settings import Settings
 
@@ -124,13 +126,23 @@ async def serve(settings: Settings, embedder: Embedder | None = None) -> None:
     `embedder` stands for the settings' model. A worker whose model fails its check never joins its group.
     """
     metrics = Metrics()
+    async with followed(settings, {}) as scorers:
+        await _follow(settings, embedder, metrics, scorers)
+
+
+async def _follow(settings: Settings, embedder: Embedder | None, metrics: Metrics, scorers: ScorerPool) -> None:
     with codec(settings) as records:
         control = Control(settings, connection(settings), records)
         told = Told(settings)
         pool = Pool(
             own(settings), loader(settings), settings.models_bytes, metrics, failed=told.failed, swapped=told.swapped
         )
-        watch = Watch(settings, metrics, configured_fallbacks(settings))
+
+        def previous(name: str) -> Scorer | None:
+            return scorers.previous(name) or pool.default.scorers.get(name)
+
+        watch = Watch(settings, metrics, configured_fallbacks(settings), previous)
+        replies = Replies(records, topics.for_replies(settings), pool, watch.guard, scorers.of)
 
         def follow(routing: Routing) -> None:
             pool.follow(routing)
@@ -140,15 +152,21 @@ async def serve(settings: Settings, embedder: Embedder | None = None) -> None:
             watch.follow(routing)
             await asyncio.to_thread(pool.start, routing, Model(embedder) if embedder else None)
             with closing(pool):
-                await _serve(settings, records, pool, metrics, told, watch, control)
+                await _serve(settings, records, pool, metrics, told, watch, control, replies)
 
 
 async def _serve(
-    settings: Settings, records: Codec, pool: Pool, metrics: Metrics, told: Told, watch: Watch, control: Control
+    settings: Settings,
+    records: Codec,
+    pool: Pool,
+    metrics: Metrics,
+    told: Told,
+    watch: Watch,
+    control: Control,
+    replies: Replies,
 ) -> None:
     cache = open_cache(settings, metrics)
     with closing(cache) if cache else nullcontext():
-        replies = Replies(records, topics.for_replies(settings), pool, watch.guard)
         stage = EmbedStage(
             pool,
             records,

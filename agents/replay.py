@@ -3,9 +3,10 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
@@ -15,9 +16,10 @@ from agents.clients import broker, codec, connection, request_topics
 from agents.console import CONSOLE, Voice, plural, print_json, remark
 from schemas.codec import Codec
 from schemas.errors import StreamsError
-from schemas.records import ModelKind
+from schemas.records import Embedding, ModelKind
 from streams import topics
 from streams.brokers.admin import provision
+from streams.embedding.loader import own
 from streams.embedding.model import Model, OneModel
 from streams.embedding.stage import EmbedStage
 from streams.lanes import LaneName
@@ -25,6 +27,8 @@ from streams.models.routing import Routing
 from streams.ranges import BEGINNING, END, PATIENCE, Range, Ranges, UnknownTopic, lag, resolve, scan, size
 from streams.records import Record, TopicPartition
 from streams.replay import Counts, InProcess, Plan, Selection, Yielding, copier, following, survey
+from streams.scoring.pool import ScorerPool
+from streams.scoring.scorer import Scorer
 from streams.scoring.stage import ScoreStage
 from streams.settings import TOPICS, Settings
 from streams.transfer import Convert, Pace, Tally, Transfer, resume
@@ -197,20 +201,12 @@ def _nothing() -> None:
 
 def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -> Convert:
     if job.rescore:
-        from agents.score import BATCH, configured
+        from agents.score import BATCH
         from agents.switching import read
 
-        scorers = configured(settings)
-        _check_trusted(scorers, asyncio.run(read(settings, coder)))
+        routing = asyncio.run(read(settings, coder))
         quarantined = asyncio.run(_quarantined(settings, admin))
-        scoring = ScoreStage(
-            scorers,
-            coder,
-            settings.topic_scores,
-            settings.topic_quarantine,
-            settles=quarantined.__contains__,
-        )
-        return InProcess(scoring, BATCH)
+        return InProcess(scoring(settings, coder, routing, quarantined.__contains__), BATCH)
     if job.model is None or job.output is None:
         return copier(settings.topic_replay)
     from agents.embed import checked_embedder
@@ -220,6 +216,30 @@ def _converter(settings: Settings, admin: AdminClient, job: Job, coder: Codec) -
     _provide(settings, admin, job.output)
     stage = EmbedStage(OneModel(Model(embedder)), coder, job.output, publish_text=settings.publish_text)
     return InProcess(stage, settings.token_budget or embedder.token_budget)
+
+
+def scoring(settings: Settings, coder: Codec, routing: Routing, settles: Callable[[bytes], bool]) -> ScoreStage:
+    """The scorers that answer in the stream now, for each model that is served; `settles` as in `ScoreStage`.
+
+    Raises NotForReplay where one is quarantined or cannot be loaded, ModelError, ScorerFileError.
+    """
+    from agents.score import made
+    from agents.scorers import trained
+
+    digest, ours = made(settings, own(settings))
+    others = [made(settings, model) for model in routing.targets(ModelKind.EMBEDDER)]
+    by_model = {**dict(others), digest: ours}
+    pool = ScorerPool(ours, partial(trained, settings))
+    if not pool.follow(routing):
+        raise NotForReplay("a version that answers in the stream cannot be loaded here; the log says which, and why")
+    _check_trusted(pool, routing)
+
+    def scorers_of(embedding: Embedding) -> Mapping[str, Scorer]:
+        model = embedding.weights_digest
+        return pool.of(model, embedding.sentence_id, by_model.get(model, ours))
+
+    topics = settings.topic_scores, settings.topic_quarantine
+    return ScoreStage(pool, coder, *topics, settles=settles, scorers_of=scorers_of)
 
 
 def _check_trusted(scorers: Iterable[str], routing: Routing) -> None:

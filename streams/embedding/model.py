@@ -1,6 +1,7 @@
 """A loaded model as the stage uses it, and where it asks which one a sentence gets."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -34,9 +35,19 @@ class Model:
             dimensions=identity.dimensions,
             max_tokens=identity.max_tokens,
             identity=self.key,
-            scorers=tuple(name for name, scorer in scorers.items() if scorer.needs != "pair"),
-            rerankers=tuple(name for name, scorer in scorers.items() if scorer.needs == "pair"),
+            scorers=_names(scorers, pair=False),
+            rerankers=_names(scorers, pair=True),
         )
+
+    def served_with(self, scorers: Mapping[str, Scorer]) -> Served:
+        """What replies say of it where other scorers answer than its own."""
+        if scorers is self.scorers:
+            return self.served
+        return replace(self.served, scorers=_names(scorers, pair=False), rerankers=_names(scorers, pair=True))
+
+
+def _names(scorers: Mapping[str, Scorer], *, pair: bool) -> tuple[str, ...]:
+    return tuple(name for name, scorer in scorers.items() if (scorer.needs == "pair") is pair)
 
 
 class Models(Protocol):

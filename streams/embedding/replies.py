@@ -4,7 +4,7 @@ Whoever asked is told once, with the vector and the scores or with the reason of
 operator allows are answered on: else a request could have the worker write wherever it may.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from schemas.codec import Codec
 from schemas.dead_letters import MAX_MESSAGE, cut
@@ -16,6 +16,9 @@ from streams.records import Outgoing, Record
 from streams.scoring.scorer import Scorer, require_model, require_query
 from streams.scoring.verdicts import TRUSTING, Judge, chosen
 
+#: Digest of a model's weights, id of a sentence, the model's own scorers -> those that answer.
+ScorersOf = Callable[[str, str, Mapping[str, Scorer]], Mapping[str, Scorer]]
+
 #: Of a request that took none of the steps.
 _NONE = Timings()
 
@@ -23,15 +26,23 @@ _NONE = Timings()
 class Replies:
     """Makes the replies of one worker."""
 
-    def __init__(self, codec: Codec, topics: Collection[str], models: Models, judge: Judge = TRUSTING) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        topics: Collection[str],
+        models: Models,
+        judge: Judge = TRUSTING,
+        scorers_of: ScorersOf = lambda _model, _sentence, own: own,
+    ) -> None:
         """Requests may name one of `topics` for their reply; a refusal says that the default of `models` is served.
 
-        `judge` judges the scores of replies.
+        `judge` judges the scores of replies; `scorers_of` says which scorers make them.
         """
         self.judge = judge
         self._codec = codec
         self._topics = frozenset(topics)
         self._models = models
+        self._scorers_of = scorers_of
 
     def admit(self, request: RequestHeaders) -> None:
         """Raises InvalidField where a request must not have a reply on the topic it names.
@@ -54,7 +65,7 @@ class Replies:
 
     def scorers(self, model: Model, sentence: Sentence) -> Sequence[Scorer]:
         """The scorers that a request names. Raises UnknownScorer, or ScoringFailed for one that cannot judge it."""
-        found = chosen(model.scorers, sentence.scorers)
+        found = chosen(self._scorers_of(model.identity.digest, sentence.id, model.scorers), sentence.scorers)
         for scorer in found:
             require_model(scorer, model.identity.digest)
             require_query(scorer, sentence.query)
@@ -77,7 +88,8 @@ class Replies:
         return self._reply(request, None, error=ReplyError(reason=reason.reason, stage=reason.stage, message=message))
 
     def _reply(self, request: RequestHeaders, model: Model | None, **content: object) -> Outgoing:
-        topic, served = request.reply_topic or "", (model or self._models.default).served
+        topic, model = request.reply_topic or "", model or self._models.default
+        served = model.served_with(self._scorers_of(model.identity.digest, "", model.scorers))
         reply = Reply(correlation_id=request.correlation_id or b"", served=served, **content)  # type: ignore[arg-type]
         value = self._codec.encode(reply, topic)
         return Outgoing(

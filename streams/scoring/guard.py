@@ -18,7 +18,7 @@ from schemas.records import Score, Severity
 from streams.observe.metrics import Metrics
 from streams.scoring.drift import Sample
 from streams.scoring.quality import Band, Limits, Monitor, Report, broken
-from streams.scoring.scorer import Scorer, Verdict
+from streams.scoring.scorer import Scorer, Verdict, require_model
 from streams.scoring.verdicts import Answer, Subject, inputs
 
 #: How the reason of a score begins that the kill switch took out of the stream.
@@ -244,6 +244,8 @@ class Guard:
         if previous is None or previous.version == scorer.version:
             return [None] * len(subjects)
         try:
+            for subject in subjects:
+                require_model(previous, subject.embedding.weights_digest)
             verdicts = previous.score(inputs(previous, subjects))
         except Reject:
             return [None] * len(subjects)

@@ -44,13 +44,13 @@ class ScoreStage:
         quarantine: str,
         judge: Judge = TRUSTING,
         settles: Callable[[bytes], bool] = lambda _key: False,
-        by_model: Callable[[str], Mapping[str, Scorer]] | None = None,
+        scorers_of: Callable[[Embedding], Mapping[str, Scorer]] | None = None,
     ) -> None:
         """`topic` takes the scores, and `quarantine` those that `judge` keeps from subscribers.
 
         An embedding that names no scorer gets every one of `scorers`. `settles(key)` says whether a score of this key
-        lies in quarantine, so that the new one is to end that. `by_model(digest)` gives the scorers of a model by the
-        digest of its weights, where there are several, or raises Retry; else `scorers` are all there are.
+        lies in quarantine, so that the new one is to end that. `scorers_of` gives those of an embedding, where not all
+        have the same, or raises Retry; else `scorers` are all there are.
         """
         self._scorers = scorers
         self._codec = codec
@@ -58,7 +58,7 @@ class ScoreStage:
         self._quarantine = quarantine
         self._judge = judge
         self._settles = settles
-        self._by_model = by_model or (lambda _digest: scorers)
+        self._scorers_of = scorers_of or (lambda _embedding: scorers)
 
     def prepare(self, records: Sequence[Record]) -> list[ScoreWork | list[Outgoing] | Reject]:
         """Decodes each embedding and looks up its scorers; a tombstone deletes every score of its key."""
@@ -70,7 +70,7 @@ class ScoreStage:
             if record.value is None:
                 return self._tombstones(record, request)
             embedding = self._codec.decode(Embedding, record.value, record.headers)
-            known = self._by_model(embedding.weights_digest)
+            known = self._scorers_of(embedding)
             scorers = chosen(known, embedding.scorers or _for_all(known, embedding))
             subject = Subject(embedding, embedding.text, scorers, embedding.query)
             subject.check()

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from schemas.records import Alert
+from streams.brokers.embedded import EmbeddedBroker
 from streams.embedding.embedder import Vectors
+from streams.models.artifacts import ArtifactStore
 from streams.settings import PREFIX
 from streams.testing import DeterministicEmbedder
+from tests.support.commands import Commands
+from tests.support.heads import put_head
 from tests.support.kafka import HasBrokers
 from tests.support.stream import CODEC, PATIENCE, ROOT, Program, Stream, encoded, wait_until
 
@@ -157,3 +161,46 @@ def test_what_cannot_be_done_is_said(kafka: HasBrokers, tmp_path: Path, argument
     """One line, and exit code 1."""
     with Stream(kafka.bootstrap_servers, tmp_path) as stream:
         assert models(stream, *arguments, "--why", "a test", code=1).startswith("sentence-streams: embedder default: ")
+
+
+def test_requests_that_wait_for_scores_follow_the_commands_too(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """A worker answers with a trained head from its activation on, and refuses what is disabled."""
+    with Stream(embedded_broker.bootstrap_servers, tmp_path, artifacts=str(tmp_path / "store")) as stream:
+        worker, bridge = stream.start("worker").ready(), stream.start("bridge").ready()
+
+        def versions(*names: str) -> dict[str, str] | None:
+            question = {"input": "A sentence.", **({"scorers": names} if names else {})}
+            answer = httpx2.post(f"{bridge.url}/v1/scores", json=question, timeout=PATIENCE)
+            if answer.status_code != 200:
+                return None
+            return {score["scorer"]: score["version"] for score in answer.json()["data"][0]["scores"]}
+
+        assert versions("place") is None
+        digest = put_head(ArtifactStore.at(stream.settings.artifacts), DeterministicEmbedder().identity)
+        models(stream, "activate", digest, "--as", "scorer:place", "--why", "a test")
+        wait_until(lambda: (versions() or {}).get("place") == digest[:12], "the head answers")
+        assert versions("place") == {"place": digest[:12]}
+        models(stream, "disable", "scorer:place", "--why", "a test")
+        wait_until(lambda: "place" not in (versions() or {"place": ""}), "the head is out of service")
+        assert versions("place") is None
+        for program in (bridge, worker):
+            program.stop()
+
+
+def test_the_command_decides_of_shadows_trials_and_service(
+    embedded_broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each says in a line, or as JSON, what holds now; a share of 0 ends a shadow and a trial."""
+    with Stream(embedded_broker.bootstrap_servers, tmp_path) as stream:
+        run, why = Commands(stream, monkeypatch, capsys), ("--why", "a test", "--by", "anna")
+        said = run("models", "shadow", SECOND, "--share", 0.2, *why)
+        assert said.err.strip() == (f"embedder default: what the settings say answers, {SECOND} embeds 20% as a shadow")
+        state = run("models", "trial", SECOND, "--share", 0.05, *why, "--json").json
+        assert (state["trial"]["name"], state["share"], state["shadow_share"]) == (SECOND, 0.05, 0.2)
+        for command in ("shadow", "trial"):
+            state = run("models", command, SECOND, "--share", 0, *why, "--json").json
+        assert (state["shadow"], state["shadow_share"], state["trial"], state["share"]) == (None, 0, None, 0)
+        state = run("models", "disable", "scorer:mood", *why, "--json").json
+        assert (state["kind"], state["alias"], state["disabled"], state["by"]) == ("scorer", "mood", True, "anna")
+        listed = run("models", "aliases", "--json").json
+        assert [(each["alias"], each["disabled"]) for each in listed] == [("default", False), ("mood", True)]

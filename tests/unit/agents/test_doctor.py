@@ -2,14 +2,20 @@
 
 import os
 import socket
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.schema_registry import RegisteredSchema, SchemaRegistryError
+from pydantic import SecretStr
+from sqlalchemy import text
 
 from agents import doctor
 from agents.doctor import Finding, Status
 from streams.brokers.admin import TopicSpec, TopicState
+from streams.models import database
+from streams.models.database import Database
 from streams.settings import Settings, load
 
 CONFIG = {"max.message.bytes": "1000", "cleanup.policy": "delete"}
@@ -165,3 +171,41 @@ def test_exit_code_follows_failures(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     shown = capsys.readouterr().out
     assert "no [good]" in shown
     assert "-> act" in shown
+
+
+# -- catalog and artifacts ------------------------------------------------------------------------------------
+
+
+def test_a_catalog_that_answers_is_named_with_its_schema(tmp_path: Path) -> None:
+    """By its place, and the revision of its schema."""
+    finding = doctor._catalog(load(database_url=f"sqlite:///{tmp_path}/catalog.db"))
+    assert finding.status is Status.OK
+    assert finding.detail.endswith(f"{tmp_path}/catalog.db answers, schema {database.head()}")
+
+
+def test_a_catalog_that_is_away_is_no_failure(tmp_path: Path) -> None:
+    """The stream does without; a password is never shown."""
+    finding = doctor._catalog(load(database_url="postgresql://me:s3cret@127.0.0.1:1/catalog"))
+    assert finding.status is Status.WARN
+    assert "the stream goes on without it" in finding.advice
+    assert "s3cret" not in finding.detail
+
+
+def test_a_catalog_of_another_schema_says_what_to_run(tmp_path: Path) -> None:
+    """Nothing about it works until then."""
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    with closing(Database(SecretStr(url))) as store, store.connect() as connection:
+        database.migrate(connection)
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    finding = doctor._catalog(load(database_url=url))
+    assert (finding.status, finding.advice) == (Status.FAIL, "run `sentence-streams db upgrade`")
+
+
+def test_a_store_of_artifacts_is_looked_into(tmp_path: Path) -> None:
+    """One that answers is named; one that nobody can read is a warning with what to check."""
+    (tmp_path / "file").write_text("where a folder is expected")
+    fine = doctor._artifacts(load(artifacts=str(tmp_path / "store")))
+    assert (fine.status, fine.detail) == (Status.OK, f"{tmp_path}/store answers")
+    wrong = doctor._artifacts(load(artifacts=str(tmp_path / "file" / "store")))
+    assert wrong.status is Status.WARN
+    assert "STREAMS_ARTIFACTS" in wrong.advice

@@ -472,3 +472,19 @@ def test_what_is_refused_is_not_cached() -> None:
     results(on, asked(text="spoilt"), asked(text=long))
     assert len(cache) == 1
     assert isinstance(refusal(on, asked(text=long, overflow=Overflow.REJECT)), TextTooLong)
+
+
+def test_commands_decide_which_scorers_answer_a_request() -> None:
+    """By model and sentence; the reply says which there are, and a scorer that is none any more is refused."""
+    models, out = OneModel(Model(MODEL, scorers())), {"b"}
+
+    def scorers_of(model: str, sentence_id: str, own: Mapping[str, Scorer]) -> Mapping[str, Scorer]:
+        assert model == IDENTITY.digest
+        return {"length": own["length"]} if sentence_id in out else own
+
+    replies = Replies(CODEC, {"replies"}, models, scorers_of=scorers_of)
+    on = EmbedStage(models, CODEC, "embeddings", publish_text=True, replies=replies)
+    assert reply_in(outputs(on, asked(*ASKING, id="a", scorers=("topic",)))[0]).scores[0].scorer == "topic"
+    assert isinstance(refusal(on, asked(*ASKING, id="b", scorers=("topic",))), UnknownScorer)
+    out.add("")
+    assert reply_in(outputs(on, asked(*ASKING, id="b", scorers=("length",)))[0]).served.scorers == ("length",)

@@ -121,6 +121,13 @@ def test_the_version_before_answers_where_that_is_configured() -> None:
     assert none.labels == {"yes": 0.5, "no": 0.5}
 
 
+def test_a_version_before_that_does_not_understand_the_vector_says_nothing() -> None:
+    """The prior answers: a number for another model's vector would mean nothing."""
+    scene = Scene(fallback=Fallback("previous"), previous=Fixed(version="1", model="f" * 64, bounds=(-10.0, 10.0)))
+    [seven] = scene.scores(Fixed(), 7)
+    assert seven.labels == {"yes": 0.5, "no": 0.5}
+
+
 def test_rules_answer_where_that_is_configured() -> None:
     """The first whose pattern is in the text, or else the label for all others."""
     rules = (Rule(re.compile("^na"), "odd"),)

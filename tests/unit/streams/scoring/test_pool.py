@@ -5,7 +5,7 @@ from typing import Any
 
 from schemas.errors import Retry
 from schemas.records import ModelKind, Target
-from streams.models.routing import Routing, Why, activate, disable, initial, rollback
+from streams.models.routing import Routing, Why, activate, disable, initial, rollback, trial
 from streams.scoring.pool import ScorerPool
 from streams.scoring.scorer import Scorer, Verdict
 
@@ -17,10 +17,10 @@ STATE = initial(ModelKind.SCORER, "mood")
 class Named:
     """A scorer that is only looked at."""
 
-    needs, model, bounds, reference = "text", None, (0.0, 1.0), None
+    needs, bounds, reference = "vector", (0.0, 1.0), None
 
-    def __init__(self, name: str, version: str) -> None:
-        self.name, self.version = name, version
+    def __init__(self, name: str, version: str, model: str | None = None) -> None:
+        self.name, self.version, self.model = name, version, model
 
     def score(self, inputs: Sequence[Any]) -> list[Verdict]:
         raise AssertionError
@@ -32,12 +32,13 @@ class Store:
     def __init__(self) -> None:
         self.loaded: list[Target] = []
         self.away: set[Target] = set()
+        self.model: str | None = None
 
     def __call__(self, target: Target) -> Scorer:
         if target in self.away:
             raise Retry("the store is away")
         self.loaded.append(target)
-        return Named(target.name, target.source[:12])  # type: ignore[return-value]
+        return Named(target.name, target.source[:12], self.model)  # type: ignore[return-value]
 
 
 def pool(store: Store, *own: str) -> ScorerPool:
@@ -103,3 +104,38 @@ def test_a_disabled_scorer_is_gone() -> None:
     own = disable(initial(ModelKind.SCORER, "similarity"), WHY)
     assert scorers.follow(Routing().apply(disable(activate(STATE, ONE, WHY), WHY)).apply(own))
     assert versions(scorers) == {}
+
+
+def answering(scorers: ScorerPool, model: str = "a" * 64, sentence_id: str = "s") -> dict[str, str]:
+    """Versions by name, where a model has scorers of its own called `mood` and `similarity`."""
+    own = {name: Named(name, "own", model) for name in ("mood", "similarity")}
+    return {name: scorer.version for name, scorer in scorers.of(model, sentence_id, own).items()}  # type: ignore[arg-type]
+
+
+def test_each_model_has_its_own_scorers_and_what_commands_say_of_them() -> None:
+    """A trained version answers for vectors that it understands, and a disabled scorer for none."""
+    scorers = pool(store := Store())
+    own = scorers.of("a" * 64, "s", same := {"mood": Named("mood", "own")})  # type: ignore[dict-item]
+    assert own is same
+    store.model = "a" * 64
+    activated = Routing().apply(activate(STATE, ONE, WHY))
+    assert scorers.follow(activated)
+    assert answering(scorers) == {"mood": "1" * 12, "similarity": "own"}
+    assert answering(scorers, model="b" * 64) == {"mood": "own", "similarity": "own"}
+    assert scorers.follow(activated.apply(disable(initial(ModelKind.SCORER, "similarity"), WHY)))
+    assert answering(scorers) == {"mood": "1" * 12}
+    assert answering(scorers, model="b" * 64) == {"mood": "own"}
+
+
+def test_a_trial_answers_its_share_of_the_sentences() -> None:
+    """Always the same ones, and only those of a model that it understands."""
+    scorers = pool(store := Store())
+    store.model = "a" * 64
+    assert scorers.follow(Routing().apply(trial(STATE, ONE, 0.25, WHY)))
+    ids = [f"s-{n}" for n in range(1000)]
+    first, again = ([answering(scorers, sentence_id=each)["mood"] for each in ids] for _ in range(2))
+    assert first == again
+    assert 200 < first.count("1" * 12) < 300
+    assert {answering(scorers, "b" * 64, each)["mood"] for each in ids} == {"own"}
+    assert scorers.follow(Routing().apply(trial(STATE, None, 0, WHY)))
+    assert {answering(scorers, sentence_id=each)["mood"] for each in ids} == {"own"}
