@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from agents import cli
 from streams.observe import logs
@@ -41,7 +42,9 @@ class Commands:
         self._capsys, self._monkeypatch = capsys, monkeypatch
         settings = stream.settings
         for name in settings.model_fields_set:
-            monkeypatch.setenv(f"STREAMS_{name.upper()}", str(getattr(settings, name)))
+            value = getattr(settings, name)
+            told = value.get_secret_value() if isinstance(value, SecretStr) else value
+            monkeypatch.setenv(f"STREAMS_{name.upper()}", str(told))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setattr(logs, "configure", lambda _: None)  # the logs of the tests are pytest's
 
