@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -183,6 +184,7 @@ async def beside_revision(revision: str) -> list[Figure]:
 
 def main() -> int:
     """Parses, measures, prints, writes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end like any other: what was started is ended, too
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("what", nargs="?", choices=(*LENGTHS, "compare"), default="usual", help="how much is measured")
     parser.add_argument(

@@ -74,9 +74,9 @@ def _contained(no_java: Unavailable) -> Iterator[ContainedKafka]:
         yield ContainedKafka(running)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    """Three real Kafka brokers, shared: leave all of them running."""
+    """Three real Kafka brokers, shared by a module (idle ones still cost): leave all of them running."""
     try:
         cluster = KafkaCluster(tmp_path_factory.mktemp("kafka-cluster"))
     except Unavailable as lack:

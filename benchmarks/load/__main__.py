@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import json
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,6 +39,7 @@ async def measure(parts: Sequence[str], rounds: int, backend: str) -> list[Figur
 
 def main() -> None:
     """Parses, measures, prints, writes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end like any other: what was started is ended, too
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what is measured; without any: all of it")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turn with the others")

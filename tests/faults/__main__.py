@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ Row = tuple[Fault, Outcome | str, float]
 
 def main() -> int:
     """Parses, runs, prints, writes; returns 1 where a fault was not borne."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end like any other: what was started is ended, too
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of the names of faults (default: all)")
     parser.add_argument("--short", action="store_true", help="the sizes of the test suite")
