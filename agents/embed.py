@@ -33,6 +33,7 @@ from streams.scoring.guard import Fallback
 from streams.scoring.loader import load_scorers, read_fallbacks
 from streams.scoring.pool import ScorerPool
 from streams.scoring.scorer import Scorer
+from streams.scoring.shadow import Shadowed
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -142,7 +143,8 @@ async def _follow(settings: Settings, embedder: Embedder | None, metrics: Metric
             return scorers.previous(name) or pool.default.scorers.get(name)
 
         watch = Watch(settings, metrics, configured_fallbacks(settings), previous)
-        replies = Replies(records, topics.for_replies(settings), pool, watch.guard, scorers.of)
+        judge = Shadowed(watch.guard, scorers.shadow, metrics)
+        replies = Replies(records, topics.for_replies(settings), pool, judge, scorers.of)
 
         def follow(routing: Routing) -> None:
             pool.follow(routing)

@@ -122,7 +122,7 @@ def shadow(
     by: By = None,
     as_json: Json = False,
 ) -> None:
-    """Have a model embed a share of the sentences as well, for its metrics alone: nothing of it is published."""
+    """Have a model work on a share of the sentences as well, for its metrics alone: nothing of it is published."""
     from streams.models import routing
 
     named = _named(source, revision, precision, digest)
@@ -236,7 +236,7 @@ def _told(state: Any) -> str:
     if state.trial:
         parts.append(f"{state.trial.name} answers {state.share:.0%} on trial")
     if state.shadow:
-        parts.append(f"{state.shadow.name} embeds {state.shadow_share:.0%} as a shadow")
+        parts.append(f"{state.shadow.name} works on {state.shadow_share:.0%} as a shadow")
     return ", ".join([*parts, *(["out of service"] if state.disabled or state.quarantined else [])])
 
 

@@ -231,7 +231,7 @@ def scoring(settings: Settings, coder: Codec, routing: Routing, settles: Callabl
     by_model = {**dict(others), digest: ours}
     pool = ScorerPool(ours, partial(trained, settings))
     if not pool.follow(routing):
-        raise NotForReplay("a version that answers in the stream cannot be loaded here; the log says which, and why")
+        raise NotForReplay("a version that commands name cannot be loaded here; the log says which, and why")
     _check_trusted(pool, routing)
 
     def scorers_of(embedding: Embedding) -> Mapping[str, Scorer]:

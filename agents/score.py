@@ -20,6 +20,7 @@ from streams.observe.metrics import Metrics
 from streams.scoring.by_model import Made, ScorersByModel
 from streams.scoring.guard import Fallback
 from streams.scoring.scorer import Scorer
+from streams.scoring.shadow import Shadowed
 from streams.scoring.stage import ScoreStage
 from streams.settings import Settings
 
@@ -69,7 +70,7 @@ async def serve(settings: Settings, ours: Made, fallbacks: Mapping[str, Fallback
                     records,
                     settings.topic_scores,
                     settings.topic_quarantine,
-                    watch.guard,
+                    Shadowed(watch.guard, pool.shadow, metrics),
                     scorers_of=scorers_of,
                 )
                 worker = Worker(settings, f"{settings.group}-score", [lane], stage, records, metrics, BATCH)

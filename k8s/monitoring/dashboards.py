@@ -173,8 +173,11 @@ MODELS = [
     Panel(
         "Shadows: sentences a second",
         "short",
-        {"{{model}} {{outcome}}": "sum by (model, outcome) (rate(streams_shadow_records_total[$__rate_interval]))"},
-        "What a model would have answered, for nobody to see; skipped: it was too slow for all of it.",
+        {
+            "{{model}} {{outcome}}": "sum by (model, outcome) (rate(streams_shadow_records_total[$__rate_interval]))",
+            "{{scorer}} {{outcome}}": "sum by (scorer, outcome) (rate(streams_shadow_scores_total[$__rate_interval]))",
+        },
+        "What a model or scorer would have answered, for nobody to see; skipped: it was too slow for all of it.",
     ),
     Panel(
         "Shadows: seconds a batch, p99",

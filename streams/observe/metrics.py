@@ -175,6 +175,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.shadow_scores = Counter(
+            "streams_shadow_scores",
+            "Scores of a shadow: agrees (the label that was answered), differs, broken (not finite) or failed.",
+            ["scorer", "version", "outcome"],
+            registry=self.registry,
+        )
         self._serving: frozenset[tuple[str, ...]] = frozenset()
 
     def serving(self, models: Iterable[tuple[str, str, str, str, str]]) -> None:

@@ -23,6 +23,8 @@ class _Now(NamedTuple):
     out: frozenset[str] = frozenset()
     #: What answers a share of the sentences.
     trials: tuple[tuple[ModelCommand, Scorer], ...] = ()
+    #: What scores a share of the sentences, unpublished.
+    shadows: Mapping[str, tuple[ModelCommand, Scorer]] = {}
 
 
 class ScorerPool(Mapping[str, Scorer]):
@@ -43,7 +45,7 @@ class ScorerPool(Mapping[str, Scorer]):
         """
         states = [state for (kind, _), state in routing.states.items() if kind is ModelKind.SCORER]
         with self._lock:
-            self._load_all([each for state in states for each in (state.active, state.trial, state.previous) if each])
+            self._load_all([each for state in states for each in (*_wanted(state), state.previous) if each])
             now, before = dict(self._own), dict[str, Scorer]()
             for state in states:
                 active = self._of(state.active, self._now.answering.get(state.alias), now.get(state.alias))
@@ -55,9 +57,11 @@ class ScorerPool(Mapping[str, Scorer]):
                     before[state.alias] = previous
             out = frozenset(state.alias for state in states if state.disabled)
             trials = [(state, self._loaded[state.trial]) for state in states if state.trial in self._loaded]
-            self._now = _Now(now, before, out, tuple(trials))
-            wanted = {target for state in states for target in (state.active, state.trial) if target}
-            return wanted <= self._loaded.keys()
+            shadows = {
+                state.alias: (state, self._loaded[state.shadow]) for state in states if state.shadow in self._loaded
+            }
+            self._now = _Now(now, before, out, tuple(trials), shadows)
+            return all(target in self._loaded for state in states for target in _wanted(state) if target)
 
     def of(self, model: str, sentence_id: str, own: Mapping[str, Scorer]) -> Mapping[str, Scorer]:
         """What answers for a sentence's vector, given the digest of its model's weights.
@@ -83,6 +87,10 @@ class ScorerPool(Mapping[str, Scorer]):
         """What answered under a name before, if anything."""
         return self._now.before.get(name)
 
+    def shadow(self, name: str) -> tuple[ModelCommand, Scorer] | None:
+        """What scores a share of what is scored under a name, and what commands say of it."""
+        return self._now.shadows.get(name)
+
     def __getitem__(self, name: str) -> Scorer:
         return self._now.answering[name]
 
@@ -107,3 +115,7 @@ class ScorerPool(Mapping[str, Scorer]):
                 log.error("scorer-not-loaded", scorer=target.name, source=target.source[:12], error=str(error))
             else:
                 log.info("scorer", scorer=target.name, version=self._loaded[target].version)
+
+
+def _wanted(state: ModelCommand) -> tuple[Target | None, ...]:
+    return state.active, state.trial, state.shadow

@@ -194,7 +194,9 @@ def test_the_command_decides_of_shadows_trials_and_service(
     with Stream(embedded_broker.bootstrap_servers, tmp_path) as stream:
         run, why = Commands(stream, monkeypatch, capsys), ("--why", "a test", "--by", "anna")
         said = run("models", "shadow", SECOND, "--share", 0.2, *why)
-        assert said.err.strip() == (f"embedder default: what the settings say answers, {SECOND} embeds 20% as a shadow")
+        assert said.err.strip() == (
+            f"embedder default: what the settings say answers, {SECOND} works on 20% as a shadow"
+        )
         state = run("models", "trial", SECOND, "--share", 0.05, *why, "--json").json
         assert (state["trial"]["name"], state["share"], state["shadow_share"]) == (SECOND, 0.05, 0.2)
         for command in ("shadow", "trial"):

@@ -5,7 +5,7 @@ from typing import Any
 
 from schemas.errors import Retry
 from schemas.records import ModelKind, Target
-from streams.models.routing import Routing, Why, activate, disable, initial, rollback, trial
+from streams.models.routing import Routing, Why, activate, disable, initial, rollback, shadow, trial
 from streams.scoring.pool import ScorerPool
 from streams.scoring.scorer import Scorer, Verdict
 
@@ -139,3 +139,15 @@ def test_a_trial_answers_its_share_of_the_sentences() -> None:
     assert {answering(scorers, "b" * 64, each)["mood"] for each in ids} == {"own"}
     assert scorers.follow(Routing().apply(trial(STATE, None, 0, WHY)))
     assert {answering(scorers, sentence_id=each)["mood"] for each in ids} == {"own"}
+
+
+def test_a_shadow_is_loaded_and_answers_nothing() -> None:
+    """It is there under the name that it works for, until the command that ends it."""
+    scorers = pool(Store(), "mood")
+    assert scorers.follow(Routing().apply(state := shadow(STATE, ONE, 0.5, WHY)))
+    assert versions(scorers) == {"mood": "own"}
+    found = scorers.shadow("mood")
+    assert found is not None
+    assert (found[0], found[1].version) == (state, "1" * 12)
+    assert scorers.follow(Routing().apply(shadow(state, None, 0, WHY)))
+    assert scorers.shadow("mood") is None
