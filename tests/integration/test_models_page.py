@@ -44,7 +44,7 @@ class Shell:
             env={**self._environment, **self.variables},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=3 * PATIENCE,  # a block has several commands
             check=False,
         )
         assert done.returncode == 0, f"{block}\nended with {done.returncode}:\n{done.stderr}"
