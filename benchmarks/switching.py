@@ -1,13 +1,15 @@
 """What a switch of the model costs: `python -m benchmarks.switching`.
 
-The default model is switched to a copy of itself under another name, which is loaded anew, and back, which is loaded
-still. Meanwhile one sentence after another is asked for in the interactive lane.
+The default model is switched to a copy of itself under another name, which is loaded anew (on torch, since it is not
+prepared), and back, which is loaded still. Meanwhile one sentence after another is asked for in the interactive lane.
 """
 
 import argparse
 import asyncio
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -101,6 +103,7 @@ def _p99(seconds: Sequence[float]) -> float:
 
 def main() -> None:
     """Parses, measures, prints, writes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end like any other: what was started is ended, too
     parser = argparse.ArgumentParser(prog="python -m benchmarks.switching", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     folder = Path(tempfile.mkdtemp(prefix="sentence-streams-bench-"))
