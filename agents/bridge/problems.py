@@ -180,9 +180,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    # Starlette tells only the methods of the first route with this path.
+    # Starlette tells only the methods of the first route with this path. Another path may match as well
+    # (`/v1/files/{file_id}` where `/v1/files/uploads` was meant); what that takes is not said of this one.
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in getattr(route, "methods", ["GET", "HEAD"])})
+    path = getattr(routes[0], "path", None)
+    same = [route for route in routes if getattr(route, "path", None) == path]
+    return sorted({method for route in same for method in getattr(route, "methods", ["GET", "HEAD"])})
 
 
 async def _explain(slug: str) -> dict[str, Any]:

@@ -49,6 +49,10 @@ def app() -> FastAPI:
     async def asked() -> str:
         raise Problem(Kind.GONE, "it was answered in May", headers={"Cache-Control": "no-store"})
 
+    @app.delete("/{anything}")
+    async def removed(anything: str) -> None:
+        """Its path fits all others, and is another one."""
+
     @app.get("/teapot")
     async def teapot() -> str:
         raise HTTPException(418, "short and stout", headers={"X-Spout": "yes"})
@@ -114,13 +118,13 @@ async def test_every_type_can_be_looked_up(client: httpx2.AsyncClient) -> None:
 
 async def test_an_unknown_path_is_404(client: httpx2.AsyncClient) -> None:
     """As a problem, like everything."""
-    answer = await client.get("/nowhere")
+    answer = await client.get("/no/where")
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
 async def test_a_wrong_method_lists_the_right_ones(client: httpx2.AsyncClient) -> None:
-    """Of all endpoints with this path, not only of the first."""
-    answer = await client.delete("/ask")
+    """Of all endpoints with this path, not only of the first; those of another path that fits too are not told."""
+    answer = await client.options("/ask")
     assert (answer.status_code, answer.json()["type"]) == (405, "/problems/method-not-allowed")
     assert answer.headers["Allow"] == "GET, POST"
 
