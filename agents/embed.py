@@ -13,7 +13,7 @@ from agents.app import Worker
 from agents.clients import codec, connection
 from agents.control import Control
 from agents.quality import Watch
-from agents.scorers import followed
+from agents.scorers import Followed
 from schemas.codec import Codec
 from schemas.records import Severity, Target
 from streams import topics
@@ -31,7 +31,6 @@ from streams.models.routing import Routing
 from streams.observe.metrics import Metrics
 from streams.scoring.guard import Fallback
 from streams.scoring.loader import load_scorers, read_fallbacks
-from streams.scoring.pool import ScorerPool
 from streams.scoring.scorer import Scorer
 from streams.scoring.shadow import Shadowed
 from streams.settings import Settings
@@ -127,11 +126,8 @@ async def serve(settings: Settings, embedder: Embedder | None = None) -> None:
     `embedder` stands for the settings' model. A worker whose model fails its check never joins its group.
     """
     metrics = Metrics()
-    async with followed(settings, {}) as scorers:
-        await _follow(settings, embedder, metrics, scorers)
-
-
-async def _follow(settings: Settings, embedder: Embedder | None, metrics: Metrics, scorers: ScorerPool) -> None:
+    followed = Followed(settings, {})
+    scorers = followed.pool
     with codec(settings) as records:
         control = Control(settings, connection(settings), records)
         told = Told(settings)
@@ -149,8 +145,9 @@ async def _follow(settings: Settings, embedder: Embedder | None, metrics: Metric
         def follow(routing: Routing) -> None:
             pool.follow(routing)
             watch.follow(routing)
+            followed.follow(routing)
 
-        async with control.following(follow) as routing:
+        async with control.following(follow) as routing, followed.following(routing):
             watch.follow(routing)
             await asyncio.to_thread(pool.start, routing, Model(embedder) if embedder else None)
             with closing(pool):

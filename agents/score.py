@@ -11,7 +11,7 @@ from agents.clients import codec, connection
 from agents.control import Control
 from agents.embed import configured_fallbacks, configured_scorers, labels
 from agents.quality import Watch
-from agents.scorers import followed
+from agents.scorers import Followed
 from schemas.records import Embedding, Target
 from streams.embedding.loader import own, targeted
 from streams.lanes import Lane, LaneName
@@ -49,30 +49,33 @@ async def serve(settings: Settings, ours: Made, fallbacks: Mapping[str, Fallback
     """
     lane = Lane(LaneName.BULK, settings.topic_embeddings, patience=0.0)
     metrics = Metrics()
-    async with followed(settings, ours[1]) as pool:
-        watch = Watch(settings, metrics, fallbacks, pool.previous)
-        with codec(settings) as records:
-            control = Control(settings, connection(settings), records)
-            every = ScorersByModel(ours, partial(made, settings))
+    scorers = Followed(settings, ours[1])
+    pool = scorers.pool
+    watch = Watch(settings, metrics, fallbacks, pool.previous)
+    with codec(settings) as records:
+        control = Control(settings, connection(settings), records)
+        every = ScorersByModel(ours, partial(made, settings))
 
-            def follow(routing: Routing) -> None:
-                watch.follow(routing)
-                every.follow(routing)
+        def follow(routing: Routing) -> None:
+            watch.follow(routing)
+            every.follow(routing)
+            scorers.follow(routing)
 
-            def scorers_of(embedding: Embedding) -> Mapping[str, Scorer]:
-                digest = embedding.weights_digest
-                return pool.of(digest, embedding.sentence_id, every.of(digest))
+        def scorers_of(embedding: Embedding) -> Mapping[str, Scorer]:
+            digest = embedding.weights_digest
+            return pool.of(digest, embedding.sentence_id, every.of(digest))
 
-            async with control.following(follow) as routing:
-                follow(routing)
-                stage = ScoreStage(
-                    pool,
-                    records,
-                    settings.topic_scores,
-                    settings.topic_quarantine,
-                    Shadowed(watch.guard, pool.shadow, metrics),
-                    scorers_of=scorers_of,
-                )
-                worker = Worker(settings, f"{settings.group}-score", [lane], stage, records, metrics, BATCH)
-                watch.to(worker.alerts.tell, control, records, worker.publish)
-                await worker.run()
+        async with control.following(follow) as routing, scorers.following(routing):
+            watch.follow(routing)
+            every.follow(routing)
+            stage = ScoreStage(
+                pool,
+                records,
+                settings.topic_scores,
+                settings.topic_quarantine,
+                Shadowed(watch.guard, pool.shadow, metrics),
+                scorers_of=scorers_of,
+            )
+            worker = Worker(settings, f"{settings.group}-score", [lane], stage, records, metrics, BATCH)
+            watch.to(worker.alerts.tell, control, records, worker.publish)
+            await worker.run()

@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
-from agents.clients import codec, connection
-from agents.control import Control
 from schemas.records import Target
 from streams.models.artifacts import ArtifactStore
 from streams.models.routing import Routing
@@ -25,25 +23,32 @@ def trained(settings: Settings, target: Target) -> Scorer:
     return HeadScorer.stored(target.name, ArtifactStore.at(settings.artifacts), target.source)
 
 
-@asynccontextmanager
-async def followed(settings: Settings, own: Mapping[str, Scorer]) -> AsyncIterator[ScorerPool]:
-    """Yields the scorers that commands say, `own` among them; while inside, it follows the commands."""
-    pool = ScorerPool(own, partial(trained, settings))
-    changes: asyncio.Queue[Routing] = asyncio.Queue()
-    with codec(settings) as records:
-        async with Control(settings, connection(settings), records).following(changes.put_nowait) as routing:
-            done = await asyncio.to_thread(pool.follow, routing)
-            task = asyncio.get_running_loop().create_task(_follow(pool, changes, routing, done))
-            try:
-                yield pool
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+class Followed:
+    """The scorers that commands say, `own` among them."""
 
+    def __init__(self, settings: Settings, own: Mapping[str, Scorer]) -> None:
+        """Loads nothing yet."""
+        self.pool = ScorerPool(own, partial(trained, settings))
+        self._changes: asyncio.Queue[Routing] = asyncio.Queue()
 
-async def _follow(pool: ScorerPool, changes: asyncio.Queue[Routing], routing: Routing, done: bool) -> None:
-    """One routing after the other, off the event loop."""
-    while True:
-        with suppress(TimeoutError):  # what could not be loaded is tried again
-            routing = await asyncio.wait_for(changes.get(), None if done else AGAIN)
-        done = await asyncio.to_thread(pool.follow, routing)
+    def follow(self, routing: Routing) -> None:
+        """Loads what commands name now, in the background; returns at once."""
+        self._changes.put_nowait(routing)
+
+    @asynccontextmanager
+    async def following(self, routing: Routing) -> AsyncIterator[None]:
+        """Loads what `routing` names; while inside, what comes after it."""
+        done = await asyncio.to_thread(self.pool.follow, routing)
+        task = asyncio.get_running_loop().create_task(self._follow(routing, done))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _follow(self, routing: Routing, done: bool) -> None:
+        """One routing after the other, off the event loop."""
+        while True:
+            with suppress(TimeoutError):  # what could not be loaded is tried again
+                routing = await asyncio.wait_for(self._changes.get(), None if done else AGAIN)
+            done = await asyncio.to_thread(self.pool.follow, routing)
