@@ -175,7 +175,7 @@ def produce(
         str, typer.Option(help="Scorers for sentences that name none, separated by spaces or commas.")
     ] = "",
     overflow: Annotated[
-        Literal["truncate", "reject"],
+        Literal["truncate", "reject", "chunk"],
         typer.Option(help="What to do with over-long texts, for sentences that do not say."),
     ] = "truncate",
     limit: Annotated[int | None, typer.Option(min=1, help="Most sentences to send.")] = None,

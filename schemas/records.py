@@ -13,6 +13,8 @@ class Overflow(StrEnum):
 
     TRUNCATE = "truncate"
     REJECT = "reject"
+    #: Embed it in windows, see `streams.embedding.chunks`.
+    CHUNK = "chunk"
 
 
 class Encoding(StrEnum):
@@ -112,6 +114,9 @@ class Embedding:
     packed: bytes = b""
     #: What each byte of an int8 vector is to be multiplied by; None for the others.
     scale: float | None = None
+    #: Which window of the text it is of; None: the whole text, in `chunks` windows.
+    chunk: int | None = None
+    chunks: int = 1
     #: float32, shape (dimensions,); shape (0,) where the encoding is another: `schemas.packing.values` reads all.
     vector: NDArray[np.float32]
 

@@ -89,7 +89,7 @@ def _answer(found: Found, question: EmbeddingRequest) -> Response:
         "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
     }
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    decides = "\0".join([question.encoding_format, question.output_dtype, *found.keys])
+    decides = "\0".join([question.encoding_format, question.output_dtype, question.overflow, *found.keys])
     tag = hashlib.sha256(decides.encode()).hexdigest()[:32]
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     return Response(content, media_type="application/json", headers=headers)

@@ -17,8 +17,10 @@ Dimensions = Annotated[
     Field(ge=1, le=65_536, description="Leading dimensions to keep, rescaled to unit length; null: all."),
 ]
 OverflowName = Annotated[
-    Literal["truncate", "reject"],
-    Field(description="What to do with texts that have more tokens than the model reads."),
+    Literal["truncate", "reject", "chunk"],
+    Field(
+        description="What to do with texts that have more tokens than the model reads; chunk: the mean of its windows."
+    ),
 ]
 EncodingName = Annotated[
     Literal["float32", "int8", "binary"], Field(description="How the record of the result holds the vector.")

@@ -30,7 +30,7 @@ class Wanted:
 
     model: str | None = None
     dimensions: int | None = None
-    overflow: Literal["truncate", "reject"] = "truncate"
+    overflow: Literal["truncate", "reject", "chunk"] = "truncate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ async def _known(call: Call, texts: Iterable[str], wanted: Wanted, model: Served
     if size > model.dimensions:
         raise invalid([{"field": "/dimensions", "expected": f"1 to {model.dimensions}"}])
     known = await call.bridge.known.find({text: content_key(text, model.identity, size) for text in texts})
-    if wanted.overflow == "reject":
+    if wanted.overflow != "truncate":
         return {text: vector for text, vector in known.items() if not vector.truncated}
     return known
 
@@ -128,7 +128,8 @@ class KnownVectors:
             if (made := reply.embedding) is not None:
                 learnt[text] = Vector(made.vector, made.token_count, made.truncated)
                 size = dimensions or reply.served.dimensions
-                rows[_row_key(content_key(text, reply.served.identity, size))] = _row(learnt[text])
+                if made.chunks == 1:  # else it is another vector than that of the text's beginning, which the key names
+                    rows[_row_key(content_key(text, reply.served.identity, size))] = _row(learnt[text])
         if self._cache is not None:
             self._cache.remember(rows)
             if self._shared:

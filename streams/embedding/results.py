@@ -1,7 +1,7 @@
 """What comes of an embedded sentence: the embedding to publish, the reply to whoever waits for it, or both."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from schemas.errors import Reject
 from schemas.headers import RequestHeaders, Results, event_headers
 from schemas.packing import pack
 from schemas.records import Embedding, Encoding, Score, Sentence, Source, Timings
+from streams.embedding.chunks import Window, chunk_key
 from streams.embedding.embedder import Identity, Tokens, Vectors
 from streams.embedding.identity import embedding_id, manner
 from streams.embedding.model import Model
@@ -22,7 +23,8 @@ _NOT_YET = Tokens(())
 #: The fields of an Embedding that differ between those of one worker, in their order.
 _VARYING = (
     "id", "sentence_id", "scorers", "metadata", "text", "query", "dimensions", "token_count", "truncated", "cached",
-    "source", "embedded_at", "encoding", "packed", "scale", "vector",
+    "source", "embedded_at", "encoding", "packed", "scale", "chunk", "chunks",
+    "vector",
 )  # fmt: skip
 _SOURCE, _EMBEDDED_AT = _VARYING.index("source"), _VARYING.index("embedded_at")
 
@@ -41,6 +43,9 @@ class EmbedWork:
     #: What its reply is to have scores of; nothing where nobody waits for one.
     scorers: Sequence[Scorer] = ()
     tokens: Tokens = _NOT_YET
+    #: Of a text that is too long and wants to be embedded in windows: these, and then their vectors, a row each.
+    windows: Sequence[Window] = ()
+    rows: Vectors | None = None
     #: What the cache calls its vector; empty without a cache.
     key: str = ""
     #: Seconds for the tokens, and the moment they were there.
@@ -52,7 +57,12 @@ class EmbedWork:
 
     @property
     def size(self) -> int:
-        return len(self.tokens)
+        return sum(len(window.tokens) for window in self.windows) or len(self.tokens)
+
+    @property
+    def read(self) -> Sequence[Tokens]:
+        """What the model reads of it."""
+        return [window.tokens for window in self.windows] or [self.tokens]
 
     @property
     def deadline(self) -> int | None:
@@ -127,26 +137,33 @@ class EmbedResults:
             for work, values in zip(works, fields, strict=True)
         ]
 
-    def _fields(self, work: EmbedWork, vector: Vectors, now: int) -> Sequence[Any]:
+    def _fields(self, work: EmbedWork, vector: Vectors, now: int, chunk: int | None = None) -> Sequence[Any]:
         """The values of an embedding's fields that are not the same for all, in their order."""
         sentence, record, dimensions = work.sentence, work.record, work.dimensions
         whole, packed, scale = pack(vector, sentence.encoding)
+        text = sentence.text if chunk is None else work.windows[chunk].text
+        read = work.read if chunk is None else [work.windows[chunk].tokens]
+        how = self._shared(work.model).manner(dimensions, sentence.encoding)
+        if work.windows:
+            how = f"{how}\0chunk {'mean' if chunk is None else chunk}"
         return (
-            embedding_id(sentence.id, sentence.text, self._shared(work.model).manner(dimensions, sentence.encoding)),
+            embedding_id(sentence.id, text, how),
             sentence.id,
             sentence.scorers,
             sentence.metadata,
-            sentence.text if self._publish_text else None,
+            text if self._publish_text else None,
             sentence.query if self._publish_text else None,
             dimensions,
-            len(work.tokens.ids),
-            work.tokens.truncated,
+            sum(map(len, read)),
+            any(tokens.truncated for tokens in read),
             work.started is None,  # from the cache
             work.request.source or Source(record.topic, record.partition, record.offset, record.timestamp),
             now,
             sentence.encoding,
             packed,
             scale,
+            chunk,
+            len(work.windows) or 1,
             whole,
         )
 
@@ -164,11 +181,19 @@ class EmbedResults:
         try:
             if work.request.results is Results.PUBLISH:
                 outputs.append(self._published(work, values))
+                outputs += self._chunks(work, values[_EMBEDDED_AT])
             if work in embeddings:
                 outputs.append(self._replies.answer(work.request, embeddings[work], found, work.timings(), work.model))
         except Reject as error:
             return error
         return outputs
+
+    def _chunks(self, work: EmbedWork, now: int) -> Iterable[Outgoing]:
+        """The embeddings of a long text's windows."""
+        for chunk, row in enumerate(() if work.rows is None else work.rows):
+            whole = self._published(work, self._fields(work, row, now, chunk))
+            assert whole.key is not None
+            yield whole._replace(key=chunk_key(whole.key, chunk))
 
     def _published(self, work: EmbedWork, values: Sequence[Any]) -> Outgoing:
         key, source = work.record.key, values[_SOURCE]

@@ -11,6 +11,7 @@ from schemas.errors import EmbeddingFailed, Expired, InvalidField, Reject, TextT
 from schemas.headers import RequestHeaders, Results, carried, parse_request
 from schemas.records import Overflow, Sentence
 from streams.cache import VectorCache
+from streams.embedding.chunks import MAX_CHUNKS, chunk_key, embedded, pooled, windows
 from streams.embedding.embedder import Vectors, shorten
 from streams.embedding.identity import content_key
 from streams.embedding.model import Model, Models
@@ -62,7 +63,8 @@ class EmbedStage:
         for model, group in _by_model(works):
             _tokenise(model, group)
         done: dict[EmbedWork, list[Outgoing] | Reject] = {work: _too_long(work) for work in works if _refuses(work)}
-        done |= self._remembered([work for work in works if work not in done])
+        done |= {work: error for work in works if (error := _cut(work)) is not None}
+        done |= self._remembered([work for work in works if work not in done and not work.windows])
         return [done.get(each, each) if isinstance(each, EmbedWork) else each for each in prepared]
 
     def _decoded(self, record: Record) -> EmbedWork | list[Outgoing] | Reject:
@@ -88,13 +90,14 @@ class EmbedStage:
         return EmbedWork(record, request, sentence, model, dimensions, scorers)
 
     def _deletion(self, record: Record, request: RequestHeaders) -> list[Outgoing]:
-        """A tombstone for the embedding of the record's key."""
+        """Tombstones for the embedding of the record's key, and for those of all windows that its text may have had."""
         if record.key is None:
             raise InvalidField("key: expected a key on a record without a value (a deletion)")
         if request.results is Results.REPLY_ONLY:
             raise InvalidField(f"header results: expected {Results.PUBLISH} on a record without a value (a deletion)")
-        tombstone = Outgoing(self._topic, record.key, None, carried(request))
-        return [tombstone, self._replies.answer(request, None)] if request.reply_topic else [tombstone]
+        keys, headers = [record.key, *(chunk_key(record.key, n) for n in range(MAX_CHUNKS))], carried(request)
+        tombstones = [Outgoing(self._topic, key, None, headers) for key in keys]
+        return [*tombstones, self._replies.answer(request, None)] if request.reply_topic else tombstones
 
     def _remembered(self, works: Sequence[EmbedWork]) -> dict[EmbedWork, list[Outgoing] | Reject]:
         """Results of those whose vector is in the cache."""
@@ -118,18 +121,22 @@ class EmbedStage:
         for model, group in _by_model(batch):
             found |= self._embedded(model, group)
         if self._cache is not None:
-            self._cache.put_many({work.key: each for work, each in found.items() if not isinstance(each, Reject)})
+            self._cache.put_many(
+                {work.key: each for work, each in found.items() if not isinstance(each, Reject) and not work.windows}
+            )
         if self._shadow is not None:
             self._watch(self._shadow, batch)
         return self._results.make(batch, [found[work] for work in batch])
 
     def _embedded(self, model: Model, group: Sequence[EmbedWork]) -> dict[EmbedWork, Vectors | Reject]:
         started = time.monotonic()
-        vectors = _embed(model, group)
+        short = [work for work in group if not work.windows]
+        found = dict(zip(short, _embed(model, short), strict=True)) if short else {}
+        found |= {work: _embed_windows(model, work) for work in group if work.windows}
         took = time.monotonic() - started
         for work in group:
             work.started, work.embedding = started, took
-        return dict(zip(group, vectors, strict=True))
+        return found
 
     def _watch(self, shadow: Shadow, batch: Sequence[EmbedWork]) -> None:
         """Gives to each shadow model what it is to embed as well."""
@@ -180,6 +187,28 @@ def _embed(model: Model, batch: Sequence[EmbedWork]) -> list[Vectors | Reject]:
         else (vectors[row] if work.dimensions == full else _shortened(vectors[row], work.dimensions))
         for row, work in zip(rows, batch, strict=True)
     ]
+
+
+def _embed_windows(model: Model, work: EmbedWork) -> Vectors | Reject:
+    """The mean of the vectors of a long text's windows, which the work keeps."""
+    try:
+        rows = embedded(work.windows, model.embedder)
+        work.rows = shorten(rows, work.dimensions)
+        return shorten(pooled(rows, work.windows), work.dimensions)
+    except Reject as error:
+        return error
+
+
+def _cut(work: EmbedWork) -> Reject | None:
+    """Cuts a text that is too long into windows where it wants that; returns why it cannot be."""
+    if not work.tokens.truncated or work.sentence.overflow is not Overflow.CHUNK:
+        return None
+    try:
+        found = windows(work.sentence.text, work.model.embedder)
+    except Reject as error:
+        return error
+    work.windows = found if len(found) > 1 else ()
+    return None
 
 
 def _too_long(work: EmbedWork) -> Reject:

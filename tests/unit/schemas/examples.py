@@ -191,6 +191,8 @@ def embeddings(draw: st.DrawFn) -> Embedding:
         encoding=encoding,
         packed=packed,
         scale=scale,
+        chunk=draw(st.none() | _count),
+        chunks=draw(_count),
         vector=vector,
     )
 

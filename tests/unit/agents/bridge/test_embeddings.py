@@ -255,6 +255,18 @@ async def test_the_place_of_a_lone_text_is_its_field(http: httpx2.AsyncClient) -
     assert (await embed(http, "poison")).json()["errors"][0]["field"] == "/input"
 
 
+async def test_long_texts_are_embedded_in_windows_where_asked(http: httpx2.AsyncClient) -> None:
+    """`overflow: chunk` gets the mean of all windows, `truncate` the vector of the beginning, whichever came first."""
+    long = "A sentence of five words. " * 100
+    answers = [await embed(http, long, overflow=wanted) for wanted in ("truncate", "chunk", "truncate", "chunk")]
+    [cut, whole, *again] = [answer.json() for answer in answers]
+    assert [cut, whole] == again
+    assert [each["data"][0]["truncated"] for each in (cut, whole)] == [True, False]
+    assert cut["data"][0]["embedding"] != whole["data"][0]["embedding"]
+    assert whole["usage"]["prompt_tokens"] > 500
+    assert answers[0].headers["etag"] != answers[1].headers["etag"]
+
+
 async def test_long_texts_are_rejected_where_asked(http: httpx2.AsyncClient) -> None:
     """`overflow: reject` refuses them, known or not."""
     long = "long " * 300

@@ -24,6 +24,7 @@ from schemas.headers import source_headers
 from schemas.packing import pack
 from schemas.records import Encoding, Overflow, Source, Timings
 from schemas.testing import FakeRegistry
+from streams.embedding.chunks import MAX_CHUNKS
 from streams.embedding.embedder import Tokens, Vectors, shorten
 from streams.embedding.identity import content_key, identity_key
 from streams.embedding.model import Model, OneModel
@@ -246,9 +247,93 @@ def test_a_vector_that_cannot_be_shortened_is_refused_alone() -> None:
 
 
 def test_a_deletion_passes_through() -> None:
-    """A record without a value is a tombstone for the embedding of its key, and carries headers on."""
-    [out] = outputs(stage(), Request(None, [("x", b"1")]))
-    assert out == Outgoing("embeddings", b"key", None, [("x", b"1")])
+    """A record without a value is a tombstone for the embedding of its key, and carries headers on.
+
+    So it is for the windows that its text may have had: nobody here knows how many there were.
+    """
+    out = outputs(stage(), Request(None, [("x", b"1")]))
+    keys = [b"key", *(b"key#%d" % n for n in range(MAX_CHUNKS))]
+    assert out == [Outgoing("embeddings", key, None, [("x", b"1")]) for key in keys]
+
+
+# -- long texts -----------------------------------------------------------------------------------------------
+
+#: 600 tokens, in sentences of six.
+LONG = " ".join(f"The {n} waves broke over it." for n in range(100))
+
+
+def test_a_long_text_is_embedded_in_windows_where_it_wants_that() -> None:
+    """The mean under the request's key, each window under a key of its own, all with ids that a repeat has again."""
+    on = stage(cache=Cache())
+    first, again = (
+        outputs(on, asked(text=LONG, overflow=Overflow.CHUNK)),
+        outputs(on, asked(text=LONG, overflow=Overflow.CHUNK)),
+    )
+    whole, *parts = map(embedding_in, first)
+    assert [out.key for out in first] == [b"key", *(b"key#%d" % n for n in range(len(parts)))]
+    assert (whole.chunk, whole.text, whole.truncated) == (None, LONG, False)
+    assert [part.chunk for part in parts] == list(range(len(parts)))
+    assert {made.chunks for made in (whole, *parts)} == {len(parts)} == {3}
+    assert {made.sentence_id for made in (whole, *parts)} == {"s-1"}
+    assert whole.token_count == sum(part.token_count for part in parts) > 600
+    for part in parts:
+        assert part.text is not None
+        np.testing.assert_array_equal(part.vector, vector_of(part.text))
+    mean = sum(part.token_count * part.vector for part in parts)
+    np.testing.assert_allclose(whole.vector, mean / np.linalg.norm(mean), atol=1e-6)
+    ids = [embedding_in(out).id for out in first]
+    assert len(set(ids)) == len(ids)
+    assert [embedding_in(out).id for out in again] == ids
+
+
+def test_windows_are_as_small_as_they_are_wanted() -> None:
+    """Dimensions and encoding hold for the mean and for each window."""
+    for out in outputs(stage(), asked(text=LONG, overflow=Overflow.CHUNK, dimensions=50, encoding=Encoding.INT8)):
+        found = embedding_in(out)
+        assert (found.dimensions, found.encoding, len(found.packed)) == (50, Encoding.INT8, 50)
+
+
+def test_the_mean_of_windows_is_no_vector_of_the_text_cut_off() -> None:
+    """Neither is found in the cache for the other, and they are two results."""
+    on = stage(cache=Cache())
+    [before] = outputs(on, asked(text=LONG))
+    whole = embedding_in(outputs(on, asked(text=LONG, overflow=Overflow.CHUNK))[0])
+    [after] = outputs(on, asked(text=LONG))
+    assert not whole.cached
+    assert embedding_in(before).truncated
+    np.testing.assert_array_equal(embedding_in(after).vector, embedding_in(before).vector)
+    assert abs(float(whole.vector @ embedding_in(after).vector)) < 0.9
+    assert whole.id != embedding_in(after).id == embedding_in(before).id
+
+
+def test_a_caller_gets_the_mean() -> None:
+    """A reply has one embedding; windows are for the topic."""
+    [out] = outputs(stage(), asked(*ASKING, text=LONG, overflow=Overflow.CHUNK))
+    found = reply_in(out).embedding
+    assert found is not None
+    assert (found.chunk, found.chunks) == (None, 3)
+
+
+def test_a_text_that_fits_is_not_cut_into_windows() -> None:
+    """`chunk` is for texts that are too long: any other is embedded, and cached, as ever."""
+    on = stage(cache=Cache())
+    [plain], [chunked] = outputs(on, asked()), outputs(on, asked(overflow=Overflow.CHUNK))
+    assert chunked.key == b"key"
+    assert embedding_in(chunked).cached
+    assert embedding_in(chunked).id == embedding_in(plain).id
+
+
+def test_a_text_of_too_many_windows_is_refused() -> None:
+    """A deletion could not name them all."""
+    text = "Nine words that are a sentence, over and over. " * 1000
+    assert isinstance(refusal(stage(), asked(text=text, overflow=Overflow.CHUNK)), TextTooLong)
+
+
+def test_a_window_that_the_model_fails_on_fails_the_text() -> None:
+    """Half a text's vectors would be a wrong mean."""
+    broken = stage(DeterministicEmbedder({"poison": lambda row: row * np.float32("nan")}))
+    why = refusal(broken, asked(text=f"{LONG} One poison more.", overflow=Overflow.CHUNK))
+    assert isinstance(why, EmbeddingFailed)
 
 
 def test_an_error_of_the_model_is_named_without_its_words() -> None:
@@ -308,8 +393,8 @@ def test_without_a_partition_the_correlation_id_decides() -> None:
 
 def test_a_deletion_is_confirmed_to_whoever_waits() -> None:
     """The reply has neither an embedding nor an error."""
-    tombstone, out = outputs(stage(), Request(None, ASKING[:3]))
-    assert (tombstone.value, out.partition) == (None, 3)
+    *tombstones, out = outputs(stage(), Request(None, ASKING[:3]))
+    assert ({each.value for each in tombstones}, out.partition) == ({None}, 3)
     reply = reply_in(out)
     assert (reply.embedding, reply.error, reply.timings) == (None, None, Timings())
 
