@@ -54,7 +54,9 @@ async def test_every_request_is_counted_by_its_status() -> None:
     good, shed = len(found.seconds[200]), len(found.seconds[429])
     assert good > 10
     assert abs(good - 2 * shed) <= 2
-    assert (found.lost, round(found.good_per_second * 0.5)) == (0, good)
+    assert found.lost == 0
+    # What was due last may be answered when the counted time is over.
+    assert good - 4 <= round(found.good_per_second * 0.5) <= good
 
 
 async def test_who_could_not_be_sent_waited_too() -> None:
