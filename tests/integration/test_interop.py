@@ -60,6 +60,8 @@ def sentence(number: int, text: str) -> dict[str, Any]:
         "scorers": [],
         "overflow": "truncate",
         "metadata": {"from": "elsewhere"},
+        "query": None,
+        "encoding": "float32",
     }
 
 
